@@ -1,0 +1,216 @@
+"""A Trio stream as a source: a task that reads and a task that writes.
+
+In: any ``trio.abc.Stream`` (TLS, memory, whatever a Listener accepts). Out: the same ``feed()`` and
+the same outbox as a plain socket has. The rule: the two tasks live exactly as long as the link.
+"""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import trio
+from trio import BrokenResourceError, ClosedResourceError
+
+from trio_gateway.transport.addresses import local_address, remote_address
+from trio_gateway.transport.link import Link, LinkSetup
+from trio_gateway.transport.signal import Signal
+
+_TLS_HANDSHAKE = 0x16  # RFC 8446 §5.1, ContentType handshake
+_DEFAULT_READ = 16 * 1024
+
+
+class StreamLink(Link):
+    """A link over a Trio stream; ``run()`` is its life.
+
+    Arguments:
+        stream: what was accepted.
+    """
+
+    __slots__ = (
+        "_connected",
+        "_eof_due",
+        "_max_read",
+        "_not_tls",
+        "_paused",
+        "_reading",
+        "_resumed",
+        "_scope",
+        "_stream",
+        "_writable",
+    )
+
+    def __init__(self, stream: trio.abc.Stream, setup: LinkSetup) -> None:
+        sock, is_ssl = _socket_of(stream)
+        super().__init__(
+            setup,
+            peer=repr(stream) if sock is None else remote_address(sock),
+            local=repr(stream) if sock is None else local_address(sock),
+            is_ssl=is_ssl,
+        )
+        self._stream = stream
+        self._max_read = setup.max_read or _DEFAULT_READ
+        self._not_tls = setup.not_tls
+        self._connected = False
+        self._reading = trio.CancelScope()
+        self._paused = False
+        self._eof_due = False
+        self._resumed = Signal()
+        self._writable = Signal()
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Read and write until the link ends; when cancelled, the link is aborted."""
+        try:
+            with self._scope:
+                self._connected = await self._ready()
+                if not self._connected:
+                    return
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    with self._reading:
+                        await self._read()
+                    if not self.ended:
+                        await self._leave_tls()
+                        await self._read()
+        finally:
+            self.abort()
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._stream)
+
+    async def _ready(self) -> bool:
+        """Finish the TLS handshake, or answer plain HTTP on a TLS port at once."""
+        stream = self._stream
+        if not isinstance(stream, trio.SSLStream):
+            return True
+        transport = stream.transport_stream
+        if isinstance(transport, trio.SocketStream):
+            try:
+                first = await transport.socket.recv(1, socket.MSG_PEEK)
+            except OSError:
+                return False
+            if not first:
+                return False
+            if first[0] != _TLS_HANDSHAKE:
+                await self._refuse_plain_text(transport)
+                return False
+        try:
+            await stream.do_handshake()
+        except (BrokenResourceError, ClosedResourceError):
+            return False
+        return True
+
+    async def _refuse_plain_text(self, transport: trio.SocketStream) -> None:
+        with trio.move_on_after(self.timeouts.linger_timeout):
+            try:
+                await transport.send_all(self._not_tls)
+                await transport.send_eof()
+                while await transport.receive_some(4096):
+                    pass
+            except (BrokenResourceError, ClosedResourceError):
+                return
+
+    async def _read(self) -> None:
+        while not self.ended:
+            if self._paused:
+                await self._resumed.wait()
+                continue
+            try:
+                data = await self._stream.receive_some(self._max_read)
+            except (BrokenResourceError, ClosedResourceError):
+                self.abort()
+                return
+            if not data:
+                self.feed_eof()
+                if not self.ended:
+                    # The peer's half is over; ours goes on until somebody ends it.
+                    await trio.sleep_forever()
+                return
+            self.feed(bytes(data))
+
+    async def _leave_tls(self) -> None:
+        """Say close_notify and go on with the bare stream, whose bytes nobody wants any more.
+
+        Closing with unread input sends RST, which can destroy what is on its way to the peer.
+        """
+        stream = self._stream
+        if not isinstance(stream, trio.SSLStream):
+            return
+        transport = stream.transport_stream
+        try:
+            await stream.unwrap()
+        except (BrokenResourceError, ClosedResourceError):
+            pass  # the peer sent something else than its close_notify
+        self._stream = transport
+        if isinstance(transport, trio.abc.HalfCloseableStream):
+            with suppress(BrokenResourceError, ClosedResourceError):
+                await transport.send_eof()
+
+    async def _write(self) -> None:
+        while not self.ended:
+            try:
+                if self.outbox.size:
+                    data = self.outbox.take()
+                    await self._stream.send_all(data)
+                    self.outbox.took(len(data))
+                elif self._eof_due:
+                    self._eof_due = False
+                    if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                        await self._stream.send_eof()
+                else:
+                    await self._writable.wait()
+            except (BrokenResourceError, ClosedResourceError):
+                self.abort()
+
+    @property
+    def send(self) -> Callable[[bytes | memoryview], int]:
+        """Sends nothing at once: the writer task sends."""
+        return _nothing_fits
+
+    def finish(self, *, linger: bool = True) -> None:
+        """Send what waits, then close; TLS always takes the time to say so (RFC 8446 §6.1)."""
+        super().finish(linger=linger or isinstance(self._stream, trio.SSLStream))
+
+    def expire(self) -> None:
+        """The wheel's call."""
+        if self._connected:
+            super().expire()
+        else:
+            self.abort()  # nothing can be said before TLS is up
+
+    def want_write(self) -> None:
+        """Wake the writer task."""
+        self._writable.set()
+
+    def pause(self) -> None:
+        """Stop reading until ``resume()``."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            self._resumed.set()
+
+    def _send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            self._eof_due = True
+            self._writable.set()
+        elif isinstance(self._stream, trio.SSLStream):
+            self._reading.cancel()
+        else:
+            self.abort()
+
+    def _close(self) -> None:
+        self._scope.cancel()
+
+
+def _nothing_fits(_: bytes | memoryview) -> int:
+    return 0
+
+
+def _socket_of(stream: trio.abc.Stream) -> tuple[Any, bool]:
+    """Return the socket under a stream, or None, and whether TLS lies over it."""
+    is_ssl = isinstance(stream, trio.SSLStream)
+    inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    return (inner.socket if isinstance(inner, trio.SocketStream) else None), is_ssl
