@@ -1,0 +1,1 @@
+"""From the first bytes of a socket to a decided upgrade: head, admission, upgrade."""

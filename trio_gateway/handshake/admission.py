@@ -1,0 +1,123 @@
+"""Who may come in: caps and origins, decided before an upgrade costs anything.
+
+In: a peer's address, its request head. Out: a ``Place`` or a ``Refusal``. The rule: a place is a
+context manager that gives back exactly once what it took, so that no counter can leak whatever
+becomes of the socket.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from types import TracebackType
+from typing import Self
+
+from trio_gateway.handshake.head import RequestHead
+from trio_gateway.handshake.refusal import Refusal
+from trio_gateway.settings import Limits
+
+_RETRY_SOON = ("Retry-After", "5")
+
+
+class Place:
+    """Something taken from counters, given back on ``close()`` or at the end of a ``with``."""
+
+    __slots__ = ("_key", "_taken_from")
+
+    def __init__(self, taken_from: "Counter[str] | None", key: str) -> None:
+        self._taken_from = taken_from
+        self._key = key
+
+    def close(self) -> None:
+        """Give it back; idempotent."""
+        counter, self._taken_from = self._taken_from, None
+        if counter is not None:
+            counter[""] -= 1
+            if self._key:
+                counter[self._key] -= 1
+                if not counter[self._key]:
+                    del counter[self._key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Admission:
+    """The doorkeeper of one gateway.
+
+    Arguments:
+        limits: the caps.
+        allowed_origins: origins a browser may come from, as ``scheme://host[:port]``; None
+            admits all. A client that sends no ``Origin`` is not a browser and is not asked.
+    """
+
+    def __init__(self, limits: Limits, allowed_origins: Collection[str] | None = None) -> None:
+        self._limits = limits
+        self._origins = (
+            None
+            if allowed_origins is None or "*" in allowed_origins
+            else frozenset(origin.lower().rstrip("/").encode() for origin in allowed_origins)
+        )
+        # The total stands under "", each address under its own name.
+        self._handshakes: Counter[str] = Counter()
+        self._connections: Counter[str] = Counter()
+
+    @property
+    def handshakes(self) -> int:
+        """Sockets that have not finished their first request."""
+        return self._handshakes[""]
+
+    @property
+    def connections(self) -> int:
+        """Upgrades being decided and open connections."""
+        return self._connections[""]
+
+    def admit_handshake(self) -> Place | Refusal:
+        """Take a place for a socket that has just been accepted."""
+        if self.handshakes >= self._limits.max_pending_handshakes:
+            return Refusal(
+                503, "too_many_handshakes", "too many handshakes at once; try again", (_RETRY_SOON,)
+            )
+        return _take(self._handshakes, "")
+
+    def admit_connection(self, address: str, head: RequestHead) -> Place | Refusal:
+        """Take a place for an upgrade.
+
+        Arguments:
+            address: the peer's address without its port.
+            head: its request.
+        """
+        if self._origins is not None:
+            origins = [value for name, value in head.headers if name == b"origin"]
+            if origins and (len(origins) > 1 or origins[0].lower() not in self._origins):
+                return Refusal(
+                    403, "origin_not_allowed", "pages of this origin may not connect here"
+                )
+        if self.connections >= self._limits.max_connections:
+            return Refusal(
+                503, "too_many_connections", "the gateway is full; try again", (_RETRY_SOON,)
+            )
+        per_ip = self._limits.max_connections_per_ip
+        if per_ip is None:
+            return _take(self._connections, "")
+        if self._connections[address] >= per_ip:
+            return Refusal(
+                429,
+                "too_many_connections_per_ip",
+                f"at most {per_ip} connections from one address; close one first",
+                (_RETRY_SOON,),
+            )
+        return _take(self._connections, address)
+
+
+def _take(counter: "Counter[str]", key: str) -> Place:
+    counter[""] += 1
+    if key:
+        counter[key] += 1
+    return Place(counter, key)
