@@ -1,0 +1,1 @@
+"""Frames and messages: the codec, the heartbeat and the connection."""
