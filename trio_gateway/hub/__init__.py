@@ -1,0 +1,1 @@
+"""Topics and fan-out: the hub, the broker contract and the brokers."""

@@ -1,0 +1,215 @@
+"""The contract between a hub and the store behind it: history, and transport between nodes.
+
+In: publications, reads, and the topics a hub has subscribers for. Out: pages of history, and one
+stream of publications. The rule: offsets of one (topic, epoch) rise by one from 1, the epoch
+changes exactly when history was lost, and whoever reads can tell that nothing is missing or is
+told that something is. Never a silent gap.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from trio_gateway.hub.positions import Position
+
+
+@attrs.frozen
+class Publication:
+    """One published payload, with its place in its topic.
+
+    Attributes:
+        topic: the topic's name, ``kind:name``.
+        position: its own place; the first publication of an epoch has offset 1.
+        payload: exactly the bytes that were published.
+    """
+
+    topic: str
+    position: Position
+    payload: bytes
+
+
+@attrs.frozen
+class Page:
+    """A stretch of a topic's history, read at one moment.
+
+    Attributes:
+        publications: oldest first, without a hole between them.
+        position: the topic's latest at the moment of reading; offset 0 before the first
+            publication.
+        recovered: whether every publication after ``since`` is in the page; true when ``since``
+            was not given.
+        more: whether publications older than the page are still kept.
+    """
+
+    publications: tuple[Publication, ...]
+    position: Position
+    recovered: bool
+    more: bool
+
+
+@attrs.frozen(kw_only=True)
+class Retention:
+    """How much history a broker keeps of each topic; the tightest bound wins.
+
+    The newest publication of a topic is kept whatever its size, until its age.
+
+    Attributes:
+        max_publications: a count.
+        max_bytes: the sum of the payloads.
+        max_age: seconds since publishing.
+    """
+
+    max_publications: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
+    max_bytes: int = attrs.field(default=2**20, validator=attrs.validators.ge(1))
+    max_age: float = attrs.field(default=86_400.0, validator=attrs.validators.gt(0))
+
+
+class Broker(Protocol):
+    """Stores publications and carries them between hubs.
+
+    What holds for every method:
+
+    - **Offsets** of one (topic, epoch) are 1, 2, 3, … without a hole, in the order of storing.
+    - **The epoch** of a topic changes exactly when its history was lost, so that its offsets
+      cannot go on: a store emptied, restored from a backup, or a topic forgotten to keep to a
+      bound. Trimming by ``Retention`` is not a loss: offsets go on, and a reader from before the
+      trimmed part is told ``recovered=False``. A new epoch never reuses the name of an old one.
+    - **Reads follow deliveries**: a publication is in the history before it is delivered, and a
+      page read after a delivery has a position at least as new.
+    - **StoreUnavailable** may be raised by any method but ``run`` when the store cannot be
+      reached. Nothing was acknowledged then; the caller may try again.
+    - All methods may be called from many tasks at once, in the task tree of one ``trio.run``.
+    - ``subscribe`` and ``unsubscribe`` do not count: one ``unsubscribe`` undoes any number of
+      ``subscribe``. The hub counts.
+
+    An application never sees this protocol; it talks to the hub.
+    """
+
+    async def publish(self, topic: str, payload: bytes, *, key: str | None = None) -> Position:
+        """Store a publication and send it to every hub that subscribes to the topic.
+
+        Storing and taking the next offset are one atomic step; what was stored is delivered. When
+        this returns, the publication is as durable as the broker's documentation says.
+
+        Args:
+            topic: ``kind:name``; need not exist.
+            payload: any bytes.
+            key: makes a repetition safe. While the publication that first came with this (topic,
+                key) is kept, a repetition stores and delivers nothing and returns the first one's
+                position, whatever its payload.
+
+        Returns:
+            The position of the publication.
+
+        Raises:
+            StoreUnavailable: it may have been stored or not; with a ``key``, try again.
+
+        Cancelled: it may have been stored or not, as with StoreUnavailable; it has been delivered
+        if it was stored.
+        """
+        ...
+
+    async def history(
+        self,
+        topic: str,
+        *,
+        since: Position | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Read a page of what is kept; reading never creates a topic.
+
+        Args:
+            topic: ``kind:name``; one never published to has offset 0 and an empty page.
+            since: ask for the publications after this position. If all of them are in hand
+                (the same epoch, none trimmed, no more than ``limit``), the page has exactly them
+                and ``recovered`` is true, also when there are none. Otherwise, and when the
+                position is not one this topic ever had, ``recovered`` is false and the page is
+                the newest one.
+            before: ask for the newest publications with an offset below this one.
+            limit: at most so many publications; 0 reads the position alone.
+
+        With neither ``since`` nor ``before``: the newest page.
+
+        Raises:
+            ValueError: both ``since`` and ``before``, or a negative limit.
+            StoreUnavailable: nothing was read.
+
+        Cancelled: nothing has happened.
+        """
+        ...
+
+    async def subscribe(self, topic: str) -> None:
+        """Have the topic's publications delivered to this process, through ``run``.
+
+        From its return on, every publication stored after it returned is delivered, and those
+        stored while it ran may be. A topic already subscribed stays so.
+
+        Raises:
+            StoreUnavailable: the topic may be subscribed or not; call either again.
+
+        Cancelled: as StoreUnavailable.
+        """
+        ...
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Stop the topic's deliveries; none after the return. One not subscribed is no error.
+
+        Raises:
+            StoreUnavailable: the topic may be subscribed or not; call either again.
+
+        Cancelled: as StoreUnavailable.
+        """
+        ...
+
+    async def advance(self, topic: str, reader: str, offset: int) -> int:
+        """Move a reader's cursor forward, for unread counts; atomic.
+
+        A cursor belongs to the topic's epoch: it starts at 0 and is 0 again in a new epoch. It
+        never moves back, nor beyond the topic's latest offset.
+
+        Returns:
+            Where the cursor is now, an offset.
+
+        Raises:
+            StoreUnavailable: it may have moved or not; repeating is safe.
+
+        Cancelled: as StoreUnavailable.
+        """
+        ...
+
+    async def cursor(self, topic: str, reader: str) -> int:
+        """Return where a reader's cursor is: the offset up to which all is read, 0 at first.
+
+        Raises:
+            StoreUnavailable: nothing was read.
+
+        Cancelled: nothing has happened.
+        """
+        ...
+
+    async def run(
+        self,
+        deliver: Callable[[Publication], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Deliver the publications of subscribed topics until cancelled.
+
+        ``deliver`` is called from the Trio thread, doesn't wait and doesn't raise. It sees each
+        topic's publications once, in the order of offsets. The stream survives the loss of the
+        store's connection: ``run`` connects again by itself and reads every subscribed topic on
+        from the last offset it delivered, and so does the next ``run`` of a topic subscribed
+        while none was running. Publications that were trimmed or lost in the meantime show as a
+        jump in the offset or a new epoch, by which the hub knows of the gap.
+
+        ``task_status.started()`` is called when deliveries flow.
+
+        Raises:
+            RuntimeError: it is running already.
+
+        Cancelled: deliveries have stopped; the subscriptions stay.
+        """
+        ...

@@ -1,0 +1,221 @@
+"""What the hub holds of one topic: its subscriptions, and the frames of the next tick.
+
+In: frames in order, subscriptions that come and go at any moment. Out: batches, each one bytes
+object with the subscriptions it is for. The rule: a subscription is in the batches of exactly the
+frames that came while it was live, less those it was excluded from or has in its history.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+import trio
+
+from trio_gateway.hub.broker import Publication
+from trio_gateway.hub.positions import Position
+from trio_gateway.hub.presence import PresenceEncoder, Roster
+from trio_gateway.transport.outbox import Verdict
+
+if TYPE_CHECKING:
+    from trio_gateway.hub.joining import Join
+
+
+class Subscriber(Protocol):
+    """What the hub knows of a connection. Hashable by identity."""
+
+    def offer(self, frame: bytes) -> Verdict:
+        """Take one or more complete frames in one bytes object; never waits."""
+        ...
+
+
+@attrs.frozen
+class Kind:
+    """How the topics of one kind become frames."""
+
+    encode: Callable[[Publication], bytes]
+    presence: PresenceEncoder | None
+
+
+@attrs.define(eq=False)
+class Link:
+    """One subscriber with all its subscriptions.
+
+    Attributes:
+        offer: the subscriber's, bound once.
+        queue: batches that the flusher has gathered and not offered yet; a subscription that
+            ends takes its own out.
+    """
+
+    subscriber: Subscriber
+    offer: Callable[[bytes], Verdict]
+    subscriptions: dict[str, "Subscription"] = attrs.Factory(dict)
+    queue: "list[Batch]" = attrs.Factory(list)
+
+
+@attrs.define(eq=False)
+class Subscription:
+    """One subscriber in one topic, once; coming back makes a new one.
+
+    Attributes:
+        active: false from the moment it ended; whoever still holds it then offers it nothing.
+        offer: as the link's; here because each delivery looks it up.
+    """
+
+    link: Link
+    topic: "Topic"
+    user: str
+    presence: bool
+    offer: Callable[[bytes], Verdict]
+    active: bool = True
+
+
+@attrs.define(eq=False)
+class Batch:
+    """A topic's frames joined once, and whom they are for.
+
+    Attributes:
+        frames: how many frames the data has.
+        overlapping: whether its subscriptions may be in another batch of the topic too.
+    """
+
+    topic: "Topic"
+    subscriptions: list[Subscription]
+    data: bytes
+    frames: int
+    overlapping: bool = False
+
+
+@attrs.define(eq=False)
+class Topic:
+    """One topic with subscribers or joins in progress.
+
+    Attributes:
+        name: ``kind:name``.
+        last: the newest position the broker's stream has brought, or that a first subscriber
+            joined at.
+        subscriptions: the live ones.
+        joins: those reading their history.
+        listeners: the live ones that asked for presence.
+        pending_bytes: waiting for the flusher.
+        dirty: whether the flusher knows of what is pending.
+        attached: whether the broker is subscribed.
+        busy: set when the broker call in progress, which may change ``attached``, is over.
+    """
+
+    name: str
+    kind: Kind
+    last: Position | None = None
+    subscriptions: dict[Subscriber, Subscription] = attrs.Factory(dict)
+    joins: "dict[Subscriber, Join]" = attrs.Factory(dict)
+    roster: Roster = attrs.Factory(Roster)
+    listeners: dict[Subscription, None] = attrs.Factory(dict)
+    pending_bytes: int = 0
+    dirty: bool = False
+    attached: bool = False
+    busy: trio.Event | None = None
+    _pending: list[bytes] = attrs.Factory(list)
+    _notices: list[bytes] = attrs.Factory(list)
+    # Subscriptions with their own view of what is pending: live only from this index on, …
+    _fresh: dict[Subscription, int] = attrs.Factory(dict)
+    # … without these indices, …
+    _omitted: dict[Subscription, set[int]] = attrs.Factory(dict)
+    # … and without what the stream brings up to this position, which they have in their history.
+    _ahead: dict[Subscription, Position] = attrs.Factory(dict)
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody needs the broker's subscription."""
+        return not self.subscriptions and not self.joins
+
+    def go_live(self, subscription: Subscription, position: Position) -> None:
+        """Add a subscription that has everything up to ``position``, and needs all after it."""
+        self.subscriptions[subscription.link.subscriber] = subscription
+        if subscription.presence:
+            self.listeners[subscription] = None
+        if self._pending:
+            self._fresh[subscription] = len(self._pending)
+        if self.last is None:
+            self.last = position
+        elif position.epoch != self.last.epoch or position.offset > self.last.offset:
+            self._ahead[subscription] = position
+
+    def remove(self, subscription: Subscription) -> bool:
+        """End a live subscription; return false if it isn't one."""
+        subscriber = subscription.link.subscriber
+        if self.subscriptions.get(subscriber) is not subscription:
+            return False
+        del self.subscriptions[subscriber]
+        for exceptions in (self.listeners, self._fresh, self._omitted, self._ahead):
+            exceptions.pop(subscription, None)
+        return True
+
+    def missing(self, position: Position) -> list[Subscription]:
+        """Return who misses something before ``position``, at which the stream has jumped."""
+        return [
+            subscription
+            for subscription in self.subscriptions.values()
+            if (joined := self._ahead.get(subscription)) is None
+            or joined.epoch != position.epoch
+            or joined.offset + 1 < position.offset
+        ]
+
+    def append(self, frame: bytes, position: Position) -> None:
+        """Add a publication's frame, the next of the stream, for those who don't have it yet."""
+        index = len(self._pending)
+        for subscription, joined in list(self._ahead.items()) if self._ahead else ():
+            if joined.epoch == position.epoch and joined.offset < position.offset:
+                del self._ahead[subscription]
+            else:
+                self._omitted.setdefault(subscription, set()).add(index)
+        self._pending.append(frame)
+        self.pending_bytes += len(frame)
+
+    def append_ephemeral(self, frame: bytes, exclude: Subscriber | None) -> None:
+        """Add a frame that is no publication, for all but one."""
+        if exclude is not None and (excluded := self.subscriptions.get(exclude)) is not None:
+            self._omitted.setdefault(excluded, set()).add(len(self._pending))
+        self._pending.append(frame)
+        self.pending_bytes += len(frame)
+
+    def append_notice(self, frame: bytes) -> None:
+        """Add a frame for the listeners."""
+        self._notices.append(frame)
+
+    def take(self) -> list[Batch]:
+        """Return what is pending as batches, in the order to be written.
+
+        One batch for most, one for each subscription with its own view, one for the listeners.
+        """
+        frames, self._pending = self._pending, []
+        notices, self._notices = self._notices, []
+        self.pending_bytes = 0
+        self.dirty = False
+        batches: list[Batch] = []
+        if self._fresh or self._omitted:
+            fresh, self._fresh = self._fresh, {}
+            omitted, self._omitted = self._omitted, {}
+            own = {**fresh, **omitted}
+            most = [s for s in self.subscriptions.values() if s not in own]
+            self._add(batches, most, frames)
+            for subscription in own:
+                start = fresh.get(subscription, 0)
+                without = omitted.get(subscription, ())
+                view = [f for i, f in enumerate(frames) if i >= start and i not in without]
+                self._add(batches, [subscription], view)
+        else:
+            self._add(batches, list(self.subscriptions.values()), frames)
+        if notices:
+            self._add(batches, list(self.listeners), notices, overlapping=True)
+        return batches
+
+    def _add(
+        self,
+        batches: list[Batch],
+        subscriptions: list[Subscription],
+        frames: list[bytes],
+        *,
+        overlapping: bool = False,
+    ) -> None:
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        if data and subscriptions:
+            batches.append(Batch(self, subscriptions, data, len(frames), overlapping))
