@@ -1,0 +1,1 @@
+"""The plain-HTTP side of the port: responder, API, health."""
