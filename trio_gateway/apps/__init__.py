@@ -1,0 +1,1 @@
+"""The two applications of ``python -m trio_gateway``: chat and notifications."""

@@ -1,0 +1,346 @@
+"""The chat: rooms, messages, history, who is there.
+
+In: upgrades and the commands of ``schemas.ChatCommand``. Out: the frames of the wire page. The
+rule: a message is encoded once, when it is published; the frame that everybody gets and the entries
+of every history are spliced from those bytes.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import msgspec
+from attrs.validators import ge, instance_of
+from trio_websocket import ConnectionClosed
+
+from trio_gateway.apps.identity import Authenticate, anyone
+from trio_gateway.apps.schemas import (
+    At,
+    ChatCommand,
+    History,
+    Join,
+    Leave,
+    Members,
+    Message,
+    Typing,
+    decode_chat,
+    parse_position,
+    position_of,
+)
+from trio_gateway.apps.session import (
+    SERVER,
+    ConnectionLike,
+    Refused,
+    Session,
+    UpgradeLike,
+    newest_that_fit,
+    refuse,
+    seconds,
+    timestamp,
+)
+from trio_gateway.connection.frames import text_frame
+from trio_gateway.handshake.refusal import Refusal
+from trio_gateway.hub.broker import Publication
+from trio_gateway.hub.hub import Hub, Joined
+from trio_gateway.hub.positions import Position
+from trio_gateway.wire import (
+    MAX_USER,
+    Id,
+    InvalidField,
+    Problem,
+    TextLimits,
+    check_key,
+    check_name,
+    check_text,
+    reply,
+)
+
+KIND = "chat"
+_count = attrs.validators.and_(instance_of(int), ge(1))
+
+
+def _is_room(_instance: Any, attribute: "attrs.Attribute[str]", value: str) -> None:
+    check_name(attribute.name, value)
+
+
+@attrs.frozen(kw_only=True)
+class ChatSettings:
+    """What one chat client may take.
+
+    Attributes:
+        default_room: joined on connect when the client names none.
+        max_rooms: joined at once by one connection.
+        max_page: messages in one answer, of history or of recovery.
+        max_page_bytes: the same in bytes; at least one message is always given.
+        max_members: names in one answer; the count is always exact.
+        texts: how long a message may be.
+    """
+
+    default_room: str = attrs.field(default="lobby", validator=_is_room)
+    max_rooms: int = attrs.field(default=100, validator=_count)
+    max_page: int = attrs.field(default=256, validator=_count)
+    max_page_bytes: int = attrs.field(default=256 * 1024, validator=_count)
+    max_members: int = attrs.field(default=100, validator=_count)
+    texts: TextLimits = attrs.field(factory=TextLimits)
+
+
+class ChatApp:
+    """The chat of one gateway.
+
+    Arguments:
+        hub: carries the rooms, as topics ``chat:ROOM``; this app becomes their encoder.
+        settings: what one client may take.
+        authenticate: who an upgrade is for.
+        heartbeat: the seconds that ``welcome`` names; ``math.inf`` is told as 0, for none.
+        clock: seconds since 1970, for the time of a message.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        settings: ChatSettings | None = None,
+        *,
+        authenticate: Authenticate = anyone,
+        heartbeat: float = 25.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.hub = hub
+        self.settings = settings or ChatSettings()
+        self.heartbeat = seconds(heartbeat)
+        self._authenticate = authenticate
+        self._clock = clock
+        hub.encode_with(KIND, encode, presence=encode_presence)
+
+    async def handle(self, upgrade: UpgradeLike) -> None:
+        """Serve one client until its connection ends: the handler to give to a router.
+
+        Cancelled, it leaves every room at once and leaves the closing to the gateway.
+        """
+        identity = await self._authenticate(upgrade)
+        if isinstance(identity, Refusal):
+            await refuse(upgrade, identity)
+            return
+        try:
+            opening = self._opening(upgrade.query)
+        except InvalidField as error:
+            problem = Refusal(400, "invalid_field", f"the query parameter {error}")
+            await refuse(upgrade, problem)
+            return
+        connection = await upgrade.accept()
+        session = ChatSession(self, connection, identity.user)
+        try:
+            await session.open(opening)
+            await session.run()
+        except ConnectionClosed:
+            pass  # in the middle of a reply: an end like any other
+        finally:
+            await self.hub.leave_all(connection)
+
+    async def publish(self, *, room: str, user: str, text: str, key: str | None = None) -> Position:
+        """Store a message and send it to everyone in the room; return where it is.
+
+        Arguments:
+            room: need not exist.
+            user: who says it.
+            text: what is said.
+            key: makes a retry safe: for the same user, room and key the first position is
+                returned and nothing is stored again.
+
+        Raises InvalidField, or StoreUnavailable: then nothing was acknowledged. Cancelled, the
+        message may or may not be stored: try again with the same key.
+        """
+        check_name("room", room)
+        check_name("user", user, MAX_USER)
+        check_text("text", text, self.settings.texts.max_text_bytes)
+        check_key(key)
+        return await self.store(room, user, text, key)
+
+    async def store(self, room: str, user: str, text: str, key: str | None) -> Position:
+        """As ``publish``, for fields that are checked already."""
+        payload = msgspec.json.encode(
+            {"user": user, "text": text, "time": timestamp(self._clock())}
+        )
+        return await self.hub.publish(topic_of(room), payload, key=scoped_key(user, key))
+
+    async def history(
+        self, room: str, *, before: int | None = None, limit: int | None = None
+    ) -> dict[str, Any]:
+        """Return a page of a room's messages as JSON: the newest ones older than ``before``.
+
+        Returns ``{"room", "messages", "more", "position"}``: the messages oldest first, whether
+        older ones are kept, and the room's newest position. Raises InvalidField and
+        StoreUnavailable. Changes nothing, so that it can be cancelled at any time.
+        """
+        check_name("room", room)
+        limit = min(limit or self.settings.max_page, self.settings.max_page)
+        page = await self.hub.history(topic_of(room), before=before, limit=limit)
+        messages, cut = newest_that_fit(page.publications, to_json, self.settings.max_page_bytes)
+        return {
+            "room": room,
+            "messages": [msgspec.Raw(message) for message in messages],
+            "more": page.more or cut,
+            "position": page.position,
+        }
+
+    def members(self, room: str) -> dict[str, Any]:
+        """Return ``{"room", "count", "members"}``: the exact count, the names up to a cap.
+
+        Raises InvalidField.
+        """
+        check_name("room", room)
+        count, names = self.hub.members(topic_of(room), self.settings.max_members)
+        return {"room": room, "count": count, "members": names}
+
+    def _opening(self, query: Mapping[str, str]) -> Join:
+        """Return the join that the query string asks for; raises InvalidField."""
+        room = query.get("room", self.settings.default_room)
+        check_name("room", room)
+        opening = Join(room=room, presence=query.get("presence") in ("1", "true"))
+        if "since" in query:
+            since = parse_position(query["since"])
+            opening.since = At(since.epoch, since.offset)
+        return opening
+
+
+class ChatSession(Session[ChatCommand]):
+    """One connection of the chat.
+
+    Attributes:
+        rooms: those it is in, in the order of joining, and whether it wants their presence.
+    """
+
+    def __init__(self, app: ChatApp, connection: ConnectionLike, user: str) -> None:
+        super().__init__(connection, user)
+        self.app = app
+        self.rooms: dict[str, bool] = {}
+
+    def decode(self, text: str) -> ChatCommand | Problem:
+        """Read a text frame."""
+        return decode_chat(text, self.app.settings.texts)
+
+    async def open(self, opening: Join) -> None:
+        """Welcome the client and join its first room; a store that is down is told, not fatal."""
+        welcome = reply(
+            "welcome",
+            None,
+            user=self.user,
+            connection=self.connection.id,
+            room=opening.room,
+            heartbeat=self.app.heartbeat,
+            server=SERVER,
+        )
+        await self.send(welcome)
+        await self.attempt(self.obey(opening))
+
+    async def obey(self, command: ChatCommand) -> None:
+        """Do what a command says and reply."""
+        match command:
+            case Message():
+                await self._say(command)
+            case Join():
+                await self._join(command)
+            case Leave(room=room):
+                await self.app.hub.unsubscribe(topic_of(room), self.connection)
+                self.rooms.pop(room, None)
+                await self.send(reply("left", command.id, room=room))
+            case History(room=room):
+                page = await self.app.history(room, before=command.before, limit=command.limit)
+                await self.send(reply("history", command.id, **page))
+            case Members(room=room):
+                await self.send(reply("members", command.id, **self.app.members(room)))
+            case Typing(room=room):
+                self._check_joined(room)
+                frame = text_frame(reply("typing", None, room=room, user=self.user))
+                self.app.hub.broadcast(topic_of(room), frame, exclude=self.connection)
+
+    async def _say(self, command: Message) -> None:
+        room = command.room
+        if room is None:
+            room = next(reversed(self.rooms), None)
+            if room is None:
+                raise Refused("not_joined", "you are in no room; join one first")
+        else:
+            self._check_joined(room)
+        position = await self.app.store(room, self.user, command.text, command.key)
+        if command.id is not None:
+            await self.send(reply("ack", command.id, room=room, offset=position.offset))
+
+    async def _join(self, command: Join) -> None:
+        room, settings = command.room, self.app.settings
+        if room not in self.rooms and len(self.rooms) >= settings.max_rooms:
+            raise Refused(
+                "too_many_rooms", f"at most {settings.max_rooms} rooms at once; leave one first"
+            )
+        # The hub leaves a room before it joins it again; if the store fails in between, it is left.
+        presence = self.rooms.pop(room, False) if command.presence is None else command.presence
+        self.rooms.pop(room, None)
+        await self.app.hub.subscribe(
+            topic_of(room),
+            self.connection,
+            user=self.user,
+            since=position_of(command.since),
+            limit=0 if command.since is None else settings.max_page,
+            greet=functools.partial(self._greet, command),
+            presence=presence,
+        )
+        self.rooms[room] = presence
+
+    def _greet(self, command: Join, joined: Joined) -> list[bytes]:
+        missed: list[bytes] = []
+        recovered = True
+        if command.since is not None:
+            budget = self.app.settings.max_page_bytes
+            missed, cut = newest_that_fit(joined.publications, to_json, budget)
+            recovered = joined.recovered and not cut
+        return [text_frame(joined_reply(command.room, command.id, joined, recovered, missed))]
+
+    def _check_joined(self, room: str) -> None:
+        if room not in self.rooms:
+            raise Refused("not_joined", "you are not in this room; join it first")
+
+
+def topic_of(room: str) -> str:
+    """Return the topic that carries a room."""
+    return f"{KIND}:{room}"
+
+
+def scoped_key(user: str, key: str | None) -> str | None:
+    """Return a key that no other user's can equal: the length says where the name ends."""
+    return None if key is None else f"{len(user)}:{user}:{key}"
+
+
+def to_json(publication: Publication) -> bytes:
+    """Return the JSON of a message as clients see it."""
+    room = msgspec.json.encode(publication.topic[len(KIND) + 1 :])
+    head = b'{"type":"message","room":%b,"offset":%d,' % (room, publication.position.offset)
+    return head + publication.payload[1:]
+
+
+def encode(publication: Publication) -> bytes:
+    """Return the frame of a message."""
+    return text_frame(to_json(publication))
+
+
+def encode_presence(
+    topic: str, count: int, joined: tuple[str, ...], left: tuple[str, ...]
+) -> bytes:
+    """Return the frame that tells who came and went; in a crowd, the count alone."""
+    names = {"joined": joined, "left": left} if joined or left else {}
+    return text_frame(reply("presence", None, room=topic[len(KIND) + 1 :], count=count, **names))
+
+
+def joined_reply(
+    room: str, id: Id | None, joined: Joined, recovered: bool, missed: list[bytes]
+) -> bytes:
+    """Return the JSON of ``joined``."""
+    return reply(
+        "joined",
+        id,
+        room=room,
+        position=joined.position,
+        members=joined.members,
+        recovered=recovered,
+        messages=[msgspec.Raw(message) for message in missed],
+    )
