@@ -57,7 +57,7 @@ from trio_gateway.http.messages import HttpHandler, HttpRequest, HttpResponse
 from trio_gateway.metrics import Statistics
 from trio_gateway.routing import Handler, Match, Router
 from trio_gateway.serving import serve_websocket, wrap_server_stream
-from trio_gateway.settings import Drain, Heartbeat, Limits, Timeouts
+from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Timeouts
 from trio_gateway.transport.outbox import Verdict
 
 __version__ = "0.1.0"
@@ -68,6 +68,7 @@ __all__ = [
     "AlreadyInitialized",
     "CloseCode",
     "CloseReason",
+    "Compression",
     "ConfigurationError",
     "Connection",
     "ConnectionClosed",

@@ -10,8 +10,7 @@ import math
 import random
 import socket
 import sys
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import attrs
@@ -19,23 +18,18 @@ import trio
 from trio_websocket import Endpoint, WebSocketServer
 
 from trio_gateway.callsite import call_site
-from trio_gateway.connection.compression import Deflaters, agree
-from trio_gateway.connection.connection import Connection
-from trio_gateway.connection.deflating import DeflatingConnection
-from trio_gateway.containment import is_end_of, split
-from trio_gateway.errors import AlreadyInitialized, CloseCode, UpgradeState
+from trio_gateway.connection.compression import Deflaters
+from trio_gateway.containment import split
+from trio_gateway.errors import AlreadyInitialized, CloseCode
 from trio_gateway.handshake.admission import Admission
-from trio_gateway.handshake.head import RequestHead
-from trio_gateway.handshake.intake import Intake
 from trio_gateway.handshake.refusal import Refusal
-from trio_gateway.handshake.upgrade import Upgrade
-from trio_gateway.http.messages import HttpHandler, HttpRequest, HttpResponse
-from trio_gateway.http.responder import Exchange
+from trio_gateway.http.messages import HttpHandler
 from trio_gateway.hub.hub import Hub
-from trio_gateway.metrics import Counters, Statistics
+from trio_gateway.metrics import Statistics
+from trio_gateway.reception import Reception
 from trio_gateway.routing import Handler, Router, as_router
 from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Timeouts
-from trio_gateway.transport.link import Link, LinkSetup
+from trio_gateway.transport.link import LinkSetup
 from trio_gateway.transport.listeners import (
     AnyListener,
     accept_streams,
@@ -50,26 +44,7 @@ from trio_gateway.transport.timers import Timers
 
 _log = logging.getLogger("trio_gateway")
 
-_DRAINING = Refusal(
-    503, "draining", "the gateway is going away; connect again", (("Retry-After", "1"),)
-)
-_FAILED = Refusal(500, "handler_failed", "the handler failed before it decided")
-_UNDECIDED = Refusal(500, "undecided", "the handler ended without a decision")
-_OVERDUE = Refusal(
-    503, "decision_timeout", "the handler took too long; try again", (("Retry-After", "5"),)
-)
-_NOT_FOUND = Refusal(404, "not_found", "nothing is served at this path")
-_UPGRADE_REQUIRED = Refusal(
-    426,
-    "upgrade_required",
-    "WebSocket is spoken at this path",
-    (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
-)
 _NOT_TLS = Refusal(400, "plain_http_on_tls_port", "TLS is spoken on this port; use https or wss")
-_HTTP_FAILED = Refusal(500, "internal_error", "the request could not be answered")
-_HTTP_OVERDUE = Refusal(
-    503, "response_timeout", "the answer took too long", (("Retry-After", "5"),)
-)
 _DRAIN_TICK = 0.05
 
 
@@ -121,50 +96,48 @@ class Gateway(WebSocketServer):
     ) -> None:
         if len(listeners) == 0:
             raise ValueError("Listeners must contain at least one item.")
-        self._router = as_router(handler)
         self._trio_listeners = tuple(listeners)
         self._endpoints = [endpoint_of(listener) for listener in listeners]
         self._handler_nursery = handler_nursery
-        self._limits = attrs.evolve(
+        limits = attrs.evolve(
             limits or Limits(),
             **_given(
                 max_queued_messages=_queue_size(message_queue_size),
                 max_message_bytes=_finite(max_message_size),
             ),
         )
-        self._timeouts = attrs.evolve(
+        timeouts = attrs.evolve(
             timeouts or Timeouts(),
             **_given(handshake_timeout=connect_timeout, closing_timeout=disconnect_timeout),
         )
-        self._heartbeat = heartbeat or Heartbeat()
         self._drain = drain or Drain()
-        self._deflaters = None if compression is None else Deflaters(compression)
-        self._http = http
         self._hub = hub
-        self._admission = Admission(self._limits, allowed_origins)
-        self._counters = Counters()
         self._timers = Timers()
         self._pump: Pump | None = None
         self._listening: list[ListeningSocket] = []
         self._accepting: list[trio.CancelScope] = []
-        # In the order they came, which a set would not keep: a run with a seed can be replayed.
-        self._links: dict[Link, None] = {}
-        self._upgrades: dict[Upgrade, None] = {}
-        self._connections: dict[Connection, None] = {}
-        self._handlers = 0
         self._quiet = trio.Event()
         self._stopped = trio.Event()
-        self._draining = False
         self._running = False
         self._initialized_at: str | None = None
         self._started_at: str | None = None
+        self._reception = Reception(
+            router=as_router(handler),
+            http=http,
+            admission=Admission(limits, allowed_origins),
+            limits=limits,
+            timeouts=timeouts,
+            heartbeat=heartbeat or Heartbeat(),
+            deflaters=None if compression is None else Deflaters(compression),
+            changed=self._look_whether_quiet,
+        )
         self._setup = LinkSetup(
             timers=self._timers,
-            timeouts=self._timeouts,
-            max_outbox_bytes=self._limits.max_outbox_bytes,
+            timeouts=timeouts,
+            max_outbox_bytes=limits.max_outbox_bytes,
             max_read=receive_buffer_size,
             not_tls=_NOT_TLS.render(),
-            ended=self._link_ended,
+            ended=self._reception.ended,
         )
 
     # For the application.
@@ -191,22 +164,16 @@ class Gateway(WebSocketServer):
     @property
     def draining(self) -> bool:
         """Whether the gateway is going away."""
-        return self._draining
+        return self._reception.draining
 
     @property
     def ready(self) -> bool:
         """Whether new connections are welcome."""
-        return self._running and not self._draining
+        return self._running and not self._reception.draining
 
     def statistics(self) -> Statistics:
         """Return what the gateway holds and has counted."""
-        return self._counters.snapshot(
-            sockets=len(self._links),
-            pending_handshakes=self._admission.handshakes,
-            pending_upgrades=len(self._upgrades),
-            connections=len(self._connections),
-            handlers=self._handlers,
-        )
+        return self._reception.statistics()
 
     def initialize(self) -> None:
         """Mark the gateway as set up; ``run()`` does it too if nobody has.
@@ -235,7 +202,7 @@ class Gateway(WebSocketServer):
         self._started_at = call_site()
         if self._initialized_at is None:
             self._initialized_at = self._started_at
-        if self._draining:
+        if self._reception.draining:
             task_status.started(self)
             return
         # Another gateway's listeners are not closed: it goes on.
@@ -266,22 +233,17 @@ class Gateway(WebSocketServer):
         Arguments:
             grace: seconds; None for ``Drain.grace``.
         """
-        if self._draining:
+        if self._reception.draining:
             await self._stopped.wait()
             return
-        self._draining = True
         self._stop_accepting()
-        for upgrade in list(self._upgrades):
-            if upgrade.refuse(_DRAINING):
-                upgrade.scope.cancel()
-        for link in list(self._links):
-            if isinstance(link.receiver, Intake):
-                link.receiver.drain(_DRAINING)
+        self._reception.turn_away()
         grace = self._drain.grace if grace is None else grace
         try:
-            with trio.move_on_after(grace):
-                # Who comes now is refused at once, and does not wait in the backlog for the end.
+            # Who comes now is refused at once, and does not wait in the backlog for the end.
+            with trio.CancelScope(shield=True):
                 await self._close_listeners()
+            with trio.move_on_after(grace):
                 await self._send_all_away(grace)
                 self._look_whether_quiet()
                 await self._quiet.wait()
@@ -294,7 +256,7 @@ class Gateway(WebSocketServer):
         """The parent of all that serves; ends when nothing is left to serve."""
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._reception.nursery = nursery
                 nursery.start_soon(self._timers.run)
                 poller = open_poller()
                 if poller is not None:
@@ -307,10 +269,7 @@ class Gateway(WebSocketServer):
                 nursery.cancel_scope.cancel()
         finally:
             self._stop_accepting()
-            for connection in list(self._connections):
-                connection.disconnect(CloseCode.GOING_AWAY)
-            for link in list(self._links):
-                link.abort()
+            self._reception.abort()
             if self._pump is not None:
                 self._pump.close()
 
@@ -329,7 +288,7 @@ class Gateway(WebSocketServer):
 
     async def _accept_streams(self, listener: AnyListener, scope: trio.CancelScope) -> None:
         with scope:
-            await accept_streams(listener, self.serve_stream, self._nursery)
+            await accept_streams(listener, self.serve_stream, self._reception.nursery)
 
     async def _close_listeners(self) -> None:
         for listener in self._trio_listeners:
@@ -346,12 +305,12 @@ class Gateway(WebSocketServer):
 
     def _socket_accepted(self, sock: socket.socket, peer: Any, local: Any) -> None:
         assert self._pump is not None
-        self._begin(SocketLink(sock, self._pump, self._setup, peer=peer, local=local))
+        self._reception.begin(SocketLink(sock, self._pump, self._setup, peer=peer, local=local))
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
         """Serve one accepted stream until its link ends."""
         link = StreamLink(stream, self._setup)
-        self._begin(link)
+        self._reception.begin(link)
         try:
             await link.run()
         except BaseException as error:
@@ -361,208 +320,16 @@ class Gateway(WebSocketServer):
             if passing is not None:
                 raise passing from None
 
-    def _begin(self, link: Link) -> None:
-        self._counters.accepted_sockets += 1
-        self._links[link] = None
-        place = self._admission.admit_handshake()
-        if isinstance(place, Refusal):
-            self.refused(link, place)
-            return
-        link.deadline(self._timeouts.handshake_timeout)
-        link.receiver = Intake(link, self, self._limits, place)
-
-    def _link_ended(self, link: Link) -> None:
-        self._links.pop(link, None)
-        self._look_whether_quiet()
-
     def _look_whether_quiet(self) -> None:
-        if not self.ready and not self._links and not self._handlers:
+        if not self.ready and self._reception.empty:
             self._quiet.set()
             self._stopped.set()
-
-    # Requests: the desk of the intake.
-
-    def requested(self, link: Link, head: RequestHead, rest: bytes) -> None:
-        """A whole request head has come in."""
-        if head.websocket is None:
-            Exchange(link, head, self, self._limits).begin(rest)
-            return
-        if self._draining:
-            self.refused(link, _DRAINING)
-            return
-        match = self._router.match(head.path)
-        if match is None:
-            self.refused(link, _NOT_FOUND)
-            return
-        place = self._admission.admit_connection(link.address, head)
-        if isinstance(place, Refusal):
-            self.refused(link, place)
-            return
-        link.hold(place)
-        agreement = None
-        if self._deflaters is not None:
-            agreement = agree(head.websocket.extensions, self._deflaters.compression)
-        upgrade = Upgrade(
-            link,
-            head,
-            head.websocket,
-            params=match.params,
-            limits=self._limits,
-            desk=self,
-            agreement=agreement,
-        )
-        self._upgrades[upgrade] = None
-        upgrade.begin(rest, self._timeouts.decision_timeout)
-        self._handlers += 1
-        self._nursery.start_soon(self._handle, upgrade, match.handler)
-
-    def refused(self, link: Link, refusal: Refusal, *, head_only: bool = False) -> None:
-        """Answer with a refusal and close."""
-        self._counters.refusals[refusal.status] += 1
-        link.outbox.write(refusal.render(head_only=head_only))
-        link.finish()
-
-    # Handlers.
-
-    async def _handle(self, upgrade: Upgrade, handler: Handler) -> None:
-        """Run a handler; no exception of its making leaves this task."""
-        answer, code = _UNDECIDED, CloseCode.NORMAL
-        try:
-            with upgrade.scope:
-                await handler(upgrade)
-        except BaseException as error:
-            own, passing = split(error)
-            if own is not None and not is_end_of(upgrade.connection, own):
-                answer, code = _FAILED, CloseCode.INTERNAL_ERROR
-                self._report(upgrade, own)
-            if passing is not None:
-                answer, code = _DRAINING, CloseCode.GOING_AWAY
-                raise passing from None
-        finally:
-            self._handlers -= 1
-            # What the handler left undecided is decided, what it left open is closed.
-            upgrade.refuse(_DRAINING if self._draining else answer)
-            if upgrade.connection is not None:
-                upgrade.connection.disconnect(code)
-            self._look_whether_quiet()
-
-    def _report(self, upgrade: Upgrade, error: BaseException) -> None:
-        self._counters.handler_failures += 1
-        _log.error(
-            "handler of %s failed (connection from %s)",
-            upgrade.head.path,
-            upgrade.remote,
-            exc_info=error,
-        )
-
-    # The desk of upgrades and connections.
-
-    def open(self, upgrade: Upgrade, subprotocol: str | None) -> Connection:
-        """Make the connection of an accepted upgrade."""
-        make: Callable[..., Connection] = Connection
-        if self._deflaters is not None and upgrade.agreement is not None:
-            make = partial(DeflatingConnection, self._deflaters.shared(upgrade.agreement))
-        connection = make(
-            upgrade.link,
-            head=upgrade.head,
-            subprotocol=subprotocol,
-            limits=self._limits,
-            heartbeat=self._heartbeat,
-            desk=self,
-        )
-        upgrade.head.compact()
-        self._connections[connection] = None
-        return connection
-
-    def decided(self, upgrade: Upgrade) -> None:
-        """An upgrade has its final state."""
-        self._upgrades.pop(upgrade, None)
-        match upgrade.state:
-            case UpgradeState.ACCEPTED:
-                self._counters.upgrades_accepted += 1
-            case UpgradeState.REJECTED:
-                self._counters.upgrades_rejected += 1
-            case _:
-                self._counters.upgrades_abandoned += 1
-                # The deadline of the decision went with the link.
-                upgrade.scope.deadline = trio.current_time() + self._timeouts.decision_timeout
-
-    def overdue(self, upgrade: Upgrade) -> None:
-        """A handler has not decided in time: answer for it, and end it."""
-        if upgrade.refuse(_OVERDUE):
-            upgrade.scope.cancel()
-
-    def prevented(self) -> None:
-        """A second decision was turned away."""
-        self._counters.duplicate_upgrades_prevented += 1
-
-    def closed(self, connection: Connection) -> None:
-        """A connection has its close reason."""
-        self._connections.pop(connection, None)
-        if connection.closed is not None:
-            self._counters.closes[int(connection.closed.code)] += 1
-
-    # Plain HTTP: the desk of exchanges.
-
-    def answer(self, exchange: Exchange, request: HttpRequest) -> None:
-        """Have an HTTP handler answer, or say that there is none."""
-        self._counters.http_requests += 1
-        if self._http is None:
-            exchange.refuse(self._no_http(request))
-        else:
-            self._handlers += 1
-            self._nursery.start_soon(self._answer, self._http, exchange, request)
-
-    async def _answer(self, http: HttpHandler, exchange: Exchange, request: HttpRequest) -> None:
-        answer: object = _HTTP_FAILED
-        try:
-            with trio.move_on_after(self._timeouts.response_timeout) as scope:
-                answer = await http(request)
-            if scope.cancelled_caught:
-                answer = _HTTP_OVERDUE
-        except BaseException as error:
-            own, passing = split(error)
-            if own is not None:
-                _log.error("the HTTP handler failed at %s", request.path, exc_info=own)
-            if passing is not None:
-                raise passing from None
-        finally:
-            self._handlers -= 1
-            self._send_answer(exchange, request, answer)
-            self._look_whether_quiet()
-
-    def _send_answer(self, exchange: Exchange, request: HttpRequest, answer: object) -> None:
-        try:
-            if isinstance(answer, HttpResponse):
-                exchange.respond(answer)
-                return
-            if answer is not None and not isinstance(answer, Refusal):
-                raise TypeError(f"an HTTP handler answers with a HttpResponse, not {answer!r}")
-        except (TypeError, ValueError):
-            _log.exception("the HTTP handler's answer at %s cannot be sent", request.path)
-            answer = _HTTP_FAILED
-        exchange.refuse(self._no_http(request) if answer is None else answer)
-
-    def _no_http(self, request: HttpRequest) -> Refusal:
-        match = self._router.match(request.path)
-        return _NOT_FOUND if match is None or match.is_fallback else _UPGRADE_REQUIRED
-
-    def answered(self, exchange: Exchange, rest: bytes, *, keep_alive: bool) -> None:
-        """An HTTP answer is on its way: read the next request, or close."""
-        link = exchange.link
-        if keep_alive and not self._draining:
-            place = self._admission.admit_handshake()
-            if not isinstance(place, Refusal):
-                link.deadline(self._timeouts.keep_alive_timeout)
-                link.enter(Intake(link, self, self._limits, place, fresh=False), rest)
-                return
-        link.finish()
 
     # Drain.
 
     async def _send_all_away(self, grace: float) -> None:
         """Close connections with 1012, a few every tick."""
-        leaving = list(self._connections)
+        leaving = list(self._reception.connections)
         random.shuffle(leaving)
         # All are told within three quarters of the grace period: closing takes time too.
         seconds = min(0.75 * grace, len(leaving) / self._drain.closes_per_second)

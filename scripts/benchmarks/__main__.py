@@ -58,8 +58,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         workloads=_asked(arguments.only, full=arguments.full),
         brief=not arguments.full and arguments.servers is None,
         rounds=arguments.rounds or (1 if quick else None),
-        seconds=arguments.seconds or (0.5 if quick else 1.5),
-        warmup=0.2 if quick else 0.5,
+        seconds=arguments.seconds or (0.5 if quick else 1.2),
+        warmup=0.2 if quick else 0.3,
         quick=quick,
         install=not arguments.no_install,
     )
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rounds", type=int, choices=range(1, 21), metavar="N", help="default 1 to 3"
     )
     parser.add_argument(
-        "--seconds", type=_positive, metavar="S", help="of each timed measurement, default 1.5"
+        "--seconds", type=_positive, metavar="S", help="of each timed measurement, default 1.2"
     )
     parser.add_argument(
         "--no-install", action="store_true", help="leave out the peers that are not installed yet"

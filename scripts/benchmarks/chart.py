@@ -43,6 +43,7 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 .caption { font-size: 13px; font-weight: 600; }
 .quiet { fill: var(--quiet); }
 .ours { font-weight: 600; fill: var(--ours); }
+.own { fill: var(--ours); }
 .card { fill: var(--card); stroke: var(--edge); }
 rect.peer { fill: var(--peer); } rect.floor { fill: var(--floor); } rect.ours { fill: var(--ours); }
 .unit { stroke: var(--ours); stroke-dasharray: 2 3; }
@@ -85,10 +86,7 @@ def draw(run: Run) -> str:
     made = f"{datetime.now(UTC):%B %Y}, Python {platform.python_version()}, {platform.system()}"
     title = "What the same work costs other servers: trio_gateway = 1"
     note = "Server CPU per operation, or memory per connection. Shorter is cheaper."
-    foot = (
-        "Pale: a bare loop of system calls, no server but the floor of every one."
-        f" A cut bar stands for more than {_MOST}×."
-    )
+    foot = f"Pale: a bare loop of system calls, no server. A cut bar stands for more than {_MOST}×."
     size = f'viewBox="0 0 {width} {top + 12}" width="{width}" height="{top + 12}"'
     return "\n".join(
         [
@@ -129,7 +127,7 @@ def _drawn(panel: _Panel) -> Iterator[str]:
     longest = max(min(bar.times, _MOST) for bar in panel.bars)
     scale = _BAR / max(longest, 1.0)
     yield f'<text class="caption" y="12">{escape(panel.caption)}</text>'
-    yield f'<text class="quiet" {_END} y="12">{escape(panel.cost)}</text>'
+    yield f'<text class="own" {_END} y="12">{escape(panel.cost)}</text>'
     for place, bar in enumerate(panel.bars):
         y = _CAPTION + place * _ROW
         width = max(1.5, min(bar.times, _MOST) * scale)

@@ -42,8 +42,8 @@ class Plan:
     workloads: Sequence[Workload] = WORKLOADS
     brief: bool = True
     rounds: int | None = None
-    seconds: float = 1.5
-    warmup: float = 0.5
+    seconds: float = 1.2
+    warmup: float = 0.3
     quick: bool = False
     install: bool = True
 

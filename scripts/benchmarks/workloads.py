@@ -183,7 +183,7 @@ WORKLOADS = (
     ),
     Workload(
         key="tls-echo",
-        title="the same through TLS",
+        title="echo through TLS, the same",
         service="tls",
         rounds=2,
         job=_ECHO,
@@ -196,7 +196,7 @@ WORKLOADS = (
     ),
     Workload(
         key="tls-handshake",
-        title="the same through TLS",
+        title="connect + TLS + upgrade + close",
         service="tls",
         rounds=2,
         job={"kind": "handshake", "in_flight": 32},

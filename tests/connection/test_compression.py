@@ -511,6 +511,13 @@ def test_rsv1_where_it_may_not_be(stream: bytes) -> None:
     assert [1002] == read(decoder(), stream)
 
 
+def test_a_header_that_comes_in_two() -> None:
+    """A compressed message is begun when its header is whole, and the next is not compressed."""
+    stream = masked(0xC1, compressed(b"Hello")) + masked(0x02, b"\xff") + masked(0x80, b"")
+    for middle in range(len(stream)):
+        assert ["Hello", b"\xff"] == read(decoder(), stream[:middle], stream[middle:])
+
+
 @pytest.mark.parametrize("first", [0xC1, 0xC2, 0x41])
 def test_rsv1_without_an_agreement(first: int) -> None:
     """Without an agreement a compressed message fails (RFC 6455 §5.2)."""

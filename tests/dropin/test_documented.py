@@ -2,8 +2,7 @@
 
 import math
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,7 +13,6 @@ import trio_websocket
 import trustme
 from trio_websocket import (
     ConnectionClosed,
-    ConnectionRejected,
     Endpoint,
     WebSocketConnection,
     WebSocketRequest,
@@ -23,8 +21,7 @@ from trio_websocket import (
 
 import trio_gateway
 from tests.dropin import handlers
-
-GUARD = 10.0
+from tests.dropin.client import GUARD, connect, knock
 
 Handler = Callable[[WebSocketRequest], Awaitable[None]]
 
@@ -63,43 +60,6 @@ async def serve(nursery: trio.Nursery, package: Package) -> Serve:
     return start
 
 
-@asynccontextmanager
-async def connect(
-    server: WebSocketServer | int,
-    resource: str = "/resource",
-    tls: ssl.SSLContext | None = None,
-    **arguments: Any,
-) -> AsyncGenerator[WebSocketConnection, None]:
-    """Open trio-websocket's client; close its socket, which it leaves open if we close first."""
-    port = server if isinstance(server, int) else server.port
-    with trio.fail_after(GUARD):
-        if tls is None:
-            stream: Any = await trio.open_tcp_stream("127.0.0.1", port)
-        else:
-            stream = await trio.open_ssl_over_tcp_stream(
-                "127.0.0.1", port, ssl_context=tls, https_compatible=True
-            )
-        try:
-            async with trio.open_nursery() as nursery:
-                client = await trio_websocket.wrap_client_stream(
-                    nursery, stream, f"127.0.0.1:{port}", resource, **arguments
-                )
-                async with client:
-                    yield client
-        finally:
-            await trio.aclose_forcefully(stream)
-
-
-async def knock(server: WebSocketServer, **arguments: Any) -> ConnectionRejected:
-    """Be rejected."""
-    with pytest.RaisesGroup(ConnectionRejected) as rejected:
-        async with connect(server, **arguments):
-            raise AssertionError
-    (rejection,) = rejected.value.exceptions
-    assert isinstance(rejection, ConnectionRejected)
-    return rejection
-
-
 async def end_of(client: WebSocketConnection) -> tuple[int, str | None]:
     """Wait for the server to close; return its code and reason."""
     with pytest.raises(ConnectionClosed) as closed:
@@ -112,7 +72,7 @@ async def end_of(client: WebSocketConnection) -> tuple[int, str | None]:
 async def test_echo(serve: Serve) -> None:
     """Texts, bytes, nothing and much come back; closing is in order on both sides."""
     server = await serve(handlers.echo_server)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         for message in ("text", b"bytes", "", b"", "žluťoučký kůň 🐎", bytes(500_000)):
             await client.send_message(message)
             assert await client.get_message() == message
@@ -123,7 +83,7 @@ async def test_echo(serve: Serve) -> None:
 async def test_reverse(serve: Serve) -> None:
     """The example server."""
     server = await serve(handlers.reverse)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         await client.send_message("stressed")
         assert await client.get_message() == "desserts"
 
@@ -131,7 +91,7 @@ async def test_reverse(serve: Serve) -> None:
 async def test_returning_closes(serve: Serve) -> None:
     """A handler that returns has closed its connection with 1000."""
     server = await serve(handlers.one_answer)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         assert await client.get_message() == "one"
         assert await end_of(client) == (1000, None)
 
@@ -139,7 +99,7 @@ async def test_returning_closes(serve: Serve) -> None:
 async def test_a_connection_is_a_context_manager(serve: Serve) -> None:
     """It closes at the end of the block; what was sent before arrives."""
     server = await serve(handlers.in_a_context)
-    async with connect(server, message_queue_size=2) as client:
+    async with connect(server.port, message_queue_size=2) as client:
         assert await client.get_message() == "1"
         assert await client.get_message() == b"2"
         assert await end_of(client) == (1000, None)
@@ -148,7 +108,7 @@ async def test_a_connection_is_a_context_manager(serve: Serve) -> None:
 async def test_the_heartbeat_recipe(serve: Serve) -> None:
     """Pings go on beside the conversation and end with it."""
     server = await serve(handlers.with_a_heartbeat)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         for number in range(5):
             await client.send_message(str(number))
             assert await client.get_message() == str(number)
@@ -161,7 +121,7 @@ async def test_the_heartbeat_recipe(serve: Serve) -> None:
 async def test_background_tasks(serve: Serve) -> None:
     """A receiver and a sender with a channel between them."""
     server = await serve(handlers.with_background_tasks)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         await client.send_message("a")
         await client.send_message(b"b")
         assert await client.get_message() == "0: 'a'"
@@ -171,7 +131,7 @@ async def test_background_tasks(serve: Serve) -> None:
 async def test_message_timeouts(serve: Serve) -> None:
     """A cancelled ``get_message()`` leaves the connection as it was."""
     server = await serve(handlers.with_message_timeouts)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         assert await client.get_message() == "your turn"
         await client.send_message("mine")
         assert await client.get_message() == "mine"
@@ -184,7 +144,7 @@ async def test_message_timeouts(serve: Serve) -> None:
 async def test_subprotocols(serve: Serve, proposed: tuple[str, ...], selected: str | None) -> None:
     """The server sees them in the client's order, the client sees what was selected."""
     server = await serve(handlers.select_subprotocol)
-    async with connect(server, subprotocols=proposed) as client:
+    async with connect(server.port, subprotocols=proposed) as client:
         assert client.subprotocol == selected
         assert await client.get_message() == f"{proposed} -> {selected}"
 
@@ -192,7 +152,7 @@ async def test_subprotocols(serve: Serve, proposed: tuple[str, ...], selected: s
 async def test_a_rejection(serve: Serve) -> None:
     """Status, headers and body reach the client; the same handler lets another one in."""
     server = await serve(handlers.reject_strangers)
-    rejection = await knock(server)
+    rejection = await knock(server.port)
     assert rejection.status_code == 401
     assert rejection.body == b"who are you?"
     assert rejection.headers is not None
@@ -200,7 +160,7 @@ async def test_a_rejection(serve: Serve) -> None:
     assert headers[b"www-authenticate"] == b"Password"
     assert headers[b"content-type"] == b"text/plain"
     password = [(b"X-Password", b"swordfish")]
-    async with connect(server, extra_headers=password) as client:
+    async with connect(server.port, extra_headers=password) as client:
         assert (b"x-greeting", b"welcome") in client.handshake_headers
         assert await client.get_message() == "come in"
 
@@ -209,7 +169,7 @@ async def test_what_a_request_tells(serve: Serve) -> None:
     """Paths with their query, endpoints, and the headers with lower-case names."""
     server = await serve(handlers.describe)
     extra = [(b"X-One", b"1"), (b"x-Two", b"2"), (b"X-One", b"1 again")]
-    async with connect(server, "/a%20b?x=1&y=", extra_headers=extra) as client:
+    async with connect(server.port, "/a%20b?x=1&y=", extra_headers=extra) as client:
         assert await client.get_message() == "/a%20b?x=1&y= /a%20b?x=1&y= None"
         assert await client.get_message() == f"ws://127.0.0.1:{server.port} 127.0.0.1 False"
         headers = await client.get_message()
@@ -232,7 +192,7 @@ async def test_the_same_headers_on_both(nursery: trio.Nursery) -> None:
             each.serve_websocket, handler, "127.0.0.1", 0, None
         )
         await knock(
-            server, subprotocols=["chat"], extra_headers=[(b"Cookie", b"a=b"), (b"X", b"y")]
+            server.port, subprotocols=["chat"], extra_headers=[(b"Cookie", b"a=b"), (b"X", b"y")]
         )
     theirs, ours = seen
     assert ours == theirs
@@ -241,21 +201,21 @@ async def test_the_same_headers_on_both(nursery: trio.Nursery) -> None:
 async def test_a_code_and_a_reason(serve: Serve) -> None:
     """``aclose(code, reason)`` reaches the client."""
     server = await serve(handlers.close_with_a_reason)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         assert await end_of(client) == (4001, "because")
 
 
 async def test_pings_and_pongs(serve: Serve) -> None:
     """Those of the server; and a mistake is a ValueError with the same text."""
     server = await serve(handlers.pings_and_pongs)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         assert await client.get_message() == "message must be str or bytes"
 
 
 async def test_pings_of_the_client(serve: Serve) -> None:
     """They are answered while the handler waits for a message."""
     server = await serve(handlers.echo_server)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         await client.ping()
         await client.ping(b"payload")
         await client.pong(b"unasked")
@@ -265,7 +225,7 @@ async def test_the_client_closes_first(serve: Serve) -> None:
     """What it had sent is read, then its code and reason are told."""
     handlers.received.clear()
     server = await serve(handlers.read_late)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         await client.send_message("1")
         await client.send_message("2")
         await client.aclose(3456, "bye")
@@ -280,7 +240,7 @@ async def test_the_client_closes_first(serve: Serve) -> None:
 async def test_pending_messages_do_not_hinder_the_end(serve: Serve) -> None:
     """A client leaves with an answer unread."""
     server = await serve(handlers.echo_server)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         await client.send_message("hello")
         await trio.sleep(0.02)
 
@@ -288,7 +248,7 @@ async def test_pending_messages_do_not_hinder_the_end(serve: Serve) -> None:
 async def test_too_large_a_message(serve: Serve) -> None:
     """``max_message_size`` itself passes, one more byte is 1009."""
     server = await serve(handlers.echo_server, max_message_size=100)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         await client.send_message(bytes(100))
         assert await client.get_message() == bytes(100)
         await client.send_message(bytes(101))
@@ -313,7 +273,7 @@ async def test_too_large_a_message(serve: Serve) -> None:
 async def test_settings_of_the_documentation(serve: Serve, arguments: dict[str, Any]) -> None:
     """Every value that it names is taken, ``0`` and ``math.inf`` above all."""
     server = await serve(handlers.echo_server, **arguments)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         for number in range(10):
             await client.send_message(str(number))
         for number in range(10):
@@ -331,7 +291,7 @@ async def test_tls(serve: Serve) -> None:
     (listener,) = server.listeners
     assert isinstance(listener, Endpoint)
     assert listener.is_ssl
-    async with connect(server, tls=client_tls) as client:
+    async with connect(server.port, tls=client_tls) as client:
         await client.get_message()
         assert await client.get_message() == f"wss://127.0.0.1:{server.port} 127.0.0.1 True"
         await client.get_message()
@@ -526,5 +486,5 @@ CALLABLES: dict[str, Handler] = {
 async def test_whatever_can_be_called(serve: Serve, handler: Handler) -> None:
     """A handler is anything that gives an awaitable."""
     server = await serve(handler)
-    async with connect(server) as client:
+    async with connect(server.port) as client:
         assert await client.get_message() == "hello"

@@ -15,6 +15,7 @@ PUBLIC = [
     "AlreadyInitialized",
     "CloseCode",
     "CloseReason",
+    "Compression",
     "ConfigurationError",
     "Connection",
     "ConnectionClosed",
@@ -148,16 +149,17 @@ def test_the_text_of_a_connection_is_ours() -> None:
     assert "__str__" in vars(Connection)
 
 
+METHODS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    name: (getattr(ours, name), getattr(theirs, name))
+    for ours, theirs in CLASSES.items()
+    for name in ("accept", "reject", "aclose", "get_message", "ping", "pong", "send_message", "run")
+    if hasattr(theirs, name)
+}
 SIGNATURES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "serve_websocket": (trio_gateway.serve_websocket, trio_websocket.serve_websocket),
     "wrap_server_stream": (trio_gateway.wrap_server_stream, trio_websocket.wrap_server_stream),
     "WebSocketServer": (Gateway, trio_websocket.WebSocketServer),
-    "run": (Gateway.run, trio_websocket.WebSocketServer.run),
-} | {
-    name: (getattr(ours, name), getattr(theirs, name))
-    for ours, theirs in CLASSES.items()
-    for name in ("accept", "reject", "aclose", "get_message", "ping", "pong", "send_message")
-    if hasattr(theirs, name)
+    **METHODS,
 }
 
 

@@ -33,7 +33,8 @@ class Record:
         rejects: of ``reject()``.
         messages_in: what the handler received.
         messages_out: what it sent.
-        hangs: the handler waits for ever.
+        hangs: the handler has decided, and waits for ever.
+        fate: how the handler ended.
         wrong: what should not have happened.
     """
 
@@ -48,6 +49,7 @@ class Record:
     messages_in: list[str | bytes] = attrs.Factory(list)
     messages_out: list[str | bytes] = attrs.Factory(list)
     hangs: bool = False
+    fate: str = ""
     wrong: list[str] = attrs.Factory(list)
 
     @property
@@ -67,12 +69,21 @@ class Actor:
     async def act(self) -> None:
         """Do all deeds of the script."""
         self._record.runs += 1
-        for deed in self._record.script.deeds:
-            try:
-                await _DEEDS[deed](self)
-            except (UpgradeAlreadyDecided, ConnectionClosed):
-                if not self._record.script.careful:
-                    raise
+        self._record.fate = "cancelled"
+        try:
+            for deed in self._record.script.deeds:
+                await self._do(deed)
+        except Exception:
+            self._record.fate = "failed"
+            raise
+        self._record.fate = "returned"
+
+    async def _do(self, deed: str) -> None:
+        try:
+            await _DEEDS[deed](self)
+        except (UpgradeAlreadyDecided, ConnectionClosed):
+            if not self._record.script.careful:
+                raise
 
     # Decisions.
 
@@ -133,7 +144,8 @@ class Actor:
         await trio.sleep(1)
 
     async def hang(self) -> None:
-        self._record.hangs = True
+        # Before its decision the gateway would end it.
+        self._record.hangs = bool(self._record.accepts or self._record.rejects)
         try:
             await trio.sleep_forever()
         finally:
@@ -143,7 +155,7 @@ class Actor:
         """Wait, and take no notice of being cancelled."""
         try:
             await trio.sleep(2)
-        except BaseException:  # noqa: ASYNC103, BLE001  # what careless handlers do
+        except BaseException:  # what careless handlers do
             return
 
     async def fail(self) -> None:
@@ -159,7 +171,7 @@ class Actor:
             scope.cancel()
             try:
                 await trio.lowlevel.checkpoint()
-            except trio.Cancelled as error:  # noqa: ASYNC103  # what it is about
+            except trio.Cancelled as error:
                 kept = error
         if kept is not None:
             raise kept

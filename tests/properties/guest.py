@@ -1,7 +1,7 @@
 """A Trio run that synchronous code steps, so that a Hypothesis state machine can hold one.
 
-In: async functions, one at a time. Out: what each returns or raises. The rule: between two steps the
-run stands still, and its clock with it.
+In: async functions, one at a time. Out: what each returns or raises. The rule: between two steps
+the run stands still, and its clock with it.
 """
 
 from collections import deque
@@ -94,7 +94,8 @@ class GuestRun:
             assert self._token is not None
             self._token.run_sync_soon(self.nursery.cancel_scope.cancel)
             self._pump(lambda: self._ended is not None)
-        self._ended.unwrap()
+        ended: Any = self._ended
+        ended.unwrap()
 
     def _spawn(self, job: Callable[[], Awaitable[None]]) -> Callable[[], bool]:
         ended = False

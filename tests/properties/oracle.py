@@ -83,7 +83,7 @@ def read_wire(data: bytes) -> Wire:
     while data:
         response, rest = _read_response(data)
         if response is None:
-            return Wire(responses, [], data)
+            return Wire(responses, [], rest)
         responses.append(response)
         if response.status == 101:
             frames, cut = read_frames(rest)
@@ -127,7 +127,7 @@ def read_frames(data: bytes) -> tuple[list[Frame], bytes]:
 
 
 def _read_response(data: bytes) -> tuple[Response | None, bytes]:
-    """Return the first final response and what is behind it; None while it is not whole."""
+    """Return the first final response, if it is whole, and what is left."""
     parser = h11.Connection(h11.CLIENT)
     offer = [("Host", "x"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
     parser.send(h11.Request(method="GET", target="/", headers=offer))
@@ -153,7 +153,8 @@ def _read_response(data: bytes) -> tuple[Response | None, bytes]:
             return response, parser.trailing_data[0]
         else:
             assert event is h11.NEED_DATA, f"{event!r} in {data[:80]!r}"
-            return None, data
+            whole = head is None and not parser.trailing_data[0]  # a 100, and no more
+            return None, b"" if whole else data
 
 
 def _check_response(response: Response) -> None:

@@ -5,91 +5,69 @@ h11 and by the letter of RFC 6455, and compared with what its handler did.
 """
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, find, given, settings
-from hypothesis import strategies as st
+import trio
+from hypothesis import given
 
-from tests.properties.deeds import Record
-from tests.properties.oracle import BINARY, PING, PONG, TEXT, Wire, accept_token, read_wire
-from tests.properties.programs import (
-    HTTP,
-    KEYS,
-    UPGRADES,
-    Client,
-    Eof,
-    HandlerScript,
-    Leave,
-    Program,
-    Reset,
-    Send,
-    Step,
-    Wait,
-    programs,
-)
+from tests.properties.judge import check
+from tests.properties.named import NAMED, one
+from tests.properties.programs import Program, programs
+from tests.properties.scheduling import schedule
 from tests.properties.world import World
-
-
-def check(program: Program) -> None:
-    """Run a program and judge it; AssertionError says what is wrong."""
-    for record in World(program).run():
-        _judge(record, drained=program.drain is not None)
-
-
-def _judge(record: Record, *, drained: bool) -> None:
-    client = record.client
-    assert [] == record.wrong
-    assert record.runs <= 1
-    assert record.accepts + record.rejects <= 1
-    wire = read_wire(record.wire)
-    if wire.upgrade is not None:
-        _judge_connection(record, wire)
-    if not client.stays:
-        return
-    assert record.ended
-    if client.reads and not drained:
-        assert b"" == wire.cut
-    if client.reads:
-        assert (wire.upgrade is not None) == record.accepts
-    if record.runs and client.reads:
-        _judge_answer(record, wire)
-    if not drained and not client.eof and client.reads:
-        assert wire.responses, "a client that stayed was not answered"
-
-
-def _judge_answer(record: Record, wire: Wire) -> None:
-    """Every upgrade whose peer stayed is answered, by its handler or for it."""
-    status = wire.responses[-1].status
-    if record.accepts:
-        assert 101 == status
-    elif record.rejects:
-        assert 403 == status
-    else:
-        assert status in {500, 503}
-
-
-def _judge_connection(record: Record, wire: Wire) -> None:
-    client = record.client
-    assert wire.upgrade is not None
-    assert 1 == record.accepts
-    keys = (
-        KEYS
-        if not client.asks_first
-        else KEYS[:1]
-        if client.pieces[0] != "second upgrade"
-        else KEYS[1:]
-    )
-    assert wire.upgrade.header(b"sec-websocket-accept") in map(accept_token, keys)
-    sent = [
-        frame.payload.decode() if frame.opcode == TEXT else frame.payload
-        for frame in wire.frames
-        if frame.opcode in {TEXT, BINARY}
-    ]
-    assert sent == record.messages_out[: len(sent)]
-    if client.asks_first:
-        for received, expected in zip_longest(record.messages_in, client.messages):
-            assert received in {expected, None} or expected is None
 
 
 @given(programs)
 def test_any_program_keeps_the_guarantees(program: Program) -> None:
-    """At most one 101 a socket, no HTTP behind it, every upgrade answered, nothing left, nobody hurt."""
+    """One 101 a socket, no HTTP behind it, every upgrade answered, nothing left, nobody hurt."""
     check(program)
+
+
+@pytest.mark.parametrize("program", NAMED.values(), ids=NAMED.keys())
+def test_named_programs_keep_the_guarantees(program: Program) -> None:
+    """So do those that break servers."""
+    check(program)
+
+
+# The order of tasks is the program's, and nothing else is left to chance.
+
+
+def test_a_run_is_a_function_of_its_program() -> None:
+    """The same program gives every byte at the same time again."""
+    clients = tuple(client for program in NAMED.values() for client in program.clients)
+    for order in range(3):
+        program = Program(clients[order::3], order=order, drain=1.0 if order else None)
+        assert World(program).run() == World(program).run()
+
+
+def test_the_order_of_tasks_is_the_programs() -> None:
+    """Of two tasks that decide at once, either may win, and it is the same one every time."""
+
+    def winner(order: int) -> int:
+        (record,) = World(Program(one("upgrade", deeds="race").clients, order=order)).run()
+        return record.accepts
+
+    winners = [winner(order) for order in range(12)]
+    assert {0, 1} == set(winners)
+    assert winners == [winner(order) for order in range(12)]
+
+
+def test_every_order_of_tasks_is_possible() -> None:
+    """Three tasks run in each of their six orders, sooner or later."""
+
+    async def run() -> str:
+        ran = ""
+
+        async def task(name: str) -> None:
+            nonlocal ran
+            await trio.lowlevel.checkpoint()
+            ran += name
+
+        async with trio.open_nursery() as nursery:
+            for name in "abc":
+                nursery.start_soon(task, name)
+        return ran
+
+    seen = set[str]()
+    for order in range(60):
+        schedule(order)
+        seen.add(trio.run(run))
+    assert 6 == len(seen)

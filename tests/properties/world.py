@@ -1,4 +1,4 @@
-"""The world a program runs in: a gateway over memory, its clients, and one healthy client beside them.
+"""The world a program runs in: a gateway over memory, its clients, and a healthy one beside them.
 
 In: a program. Out: what each client received and each handler did, or AssertionError. The rule: a
 run is a function of its program; time is virtual, and nothing outlives it.
@@ -102,7 +102,7 @@ class World:
             limits=_LIMITS,
             timeouts=_TIMEOUTS,
             heartbeat=_HEARTBEAT,
-            http=_answer,
+            http=_answer if self.program.http else None,
         ) as server:
             with trio.fail_after(_ALL_ENDS + 2 * _SETTLED):
                 async with server.open_websocket("/control") as control:
@@ -155,10 +155,10 @@ class World:
                 number += 1
                 with trio.move_on_after(_BETWEEN_ECHOES):
                     await self._over.wait()
-        except ConnectionClosed as error:
+        except ConnectionClosed:
             assert self._draining
-            assert error.reason is not None
-            assert 1012 == error.reason.code
+            assert control.closed is not None
+            assert 1012 == control.closed.code
 
     # The others.
 
@@ -244,7 +244,7 @@ def _holdings(gateway: Gateway) -> Holdings:
         pending_upgrades=statistics.pending_upgrades,
         connections=statistics.connections,
         handlers=statistics.handlers,
-        places=gateway._admission.connections,
+        places=gateway._reception.admission.connections,
         deadlines=len(gateway._timers),
         tasks=trio.lowlevel.current_statistics().tasks_living,
     )

@@ -23,7 +23,7 @@ from tests.rude.peer import (
     handshake,
     text,
 )
-from tests.rude.site import GUARD, PATIENT, Serve, code_of, until
+from tests.rude.site import GUARD, PATIENT, Serve, code_of, echo, until
 from trio_gateway import Connection, Heartbeat, Limits, Timeouts, Upgrade
 
 over_each = pytest.mark.parametrize("transport", ["tcp", "tls", "unix"], indirect=True)
@@ -610,7 +610,7 @@ async def test_a_client_that_pings_and_never_reads(serve: Serve) -> None:
     with trio.fail_after(2 * GUARD):
         async with await site.connect() as peer:
             await peer.upgrade()
-            with trio.move_on_after(GUARD), suppress(trio.BrokenResourceError):
+            with suppress(trio.BrokenResourceError):
                 while True:
                     await peer.send(frame(PING, bytes(125)) * 100)
     await site.settle()
@@ -630,4 +630,45 @@ async def test_pongs_to_a_handler_that_leaves_at_once(serve: Serve) -> None:
                 await peer.upgrade(behind=frame(PING, b"x") * 3)
                 frames = await peer.frames()
                 assert frames[-1] == Frame(CLOSE, struct.pack("!H", 1000))
+    await site.settle()
+
+
+@over_tcp_and_tls
+@pytest.mark.parametrize("end", ["return", "aclose", "rejection"])
+async def test_a_slow_reader_gets_everything(serve: Serve, end: str) -> None:
+    """It reads on, though slowly: ``closing_timeout`` is for a Close that it has been sent."""
+    size = 12 * 1024 * 1024
+
+    async def handler(upgrade: Upgrade) -> None:
+        if end == "rejection":
+            await upgrade.reject(403, body=bytes(size))
+            return
+        connection = await upgrade.accept()
+        await connection.send_message(bytes(size))
+        if end == "aclose":
+            await connection.aclose()
+
+    site = await serve(handler, timeouts=Timeouts(closing_timeout=0.4))
+    with trio.fail_after(2 * GUARD):
+        async with await site.connect() as peer:
+            await peer.send(handshake())
+            piece = size // 10
+            for _ in range(8):
+                await trio.sleep(0.1)
+                await peer.exactly(piece)
+            received = 8 * piece + len(await peer.rest())
+    assert received > size
+    await site.settle()
+
+
+@over_each
+async def test_a_client_that_does_not_hang_up_after_its_fault(serve: Serve) -> None:
+    """It has had its Close frame; it holds its socket for ``linger_timeout`` and no longer."""
+    site = await serve(echo, timeouts=Timeouts(linger_timeout=0.1))
+    with trio.fail_after(GUARD):
+        async with await site.connect() as peer:
+            await peer.upgrade()
+            await peer.send(frame(BINARY, declared=2**40))
+            assert (await peer.frame()).code == 1009
+            await until(lambda: not site.now.sockets)
     await site.settle()

@@ -78,6 +78,7 @@ class Connection(WebSocketConnection, Receiver):
         "_heard",
         "_heartbeat",
         "_uid",
+        "_unsent",
         "_limits",
         "_link",
         "_messages",
@@ -127,6 +128,7 @@ class Connection(WebSocketConnection, Receiver):
         self._calls = 0
         self._control_window = 0.0
         self._control_frames = 0
+        self._unsent = 0
         self._link.deadline(heartbeat.interval)
 
     # What a handler asks.
@@ -183,7 +185,10 @@ class Connection(WebSocketConnection, Receiver):
 
     # Receiving.
 
-    def get_message(self) -> Coroutine[Any, Any, str | bytes]:
+    # pyright infers the narrower CoroutineType for the base class; mypy has no such inference.
+    def get_message(  # pyright: ignore[reportIncompatibleMethodOverride] - see above
+        self,
+    ) -> Coroutine[Any, Any, str | bytes]:
         """Return the next message.
 
         Messages that came in before the peer closed are still returned; after ``aclose()`` none
@@ -267,7 +272,7 @@ class Connection(WebSocketConnection, Receiver):
             return outbox.write(frame)
         verdict = outbox.offer(frame)
         if verdict is Verdict.SLOW:
-            self.disconnect(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+            self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
         return verdict
 
     async def ping(self, payload: bytes | None = None) -> None:
@@ -321,8 +326,8 @@ class Connection(WebSocketConnection, Receiver):
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Close the connection and wait until the peer has answered.
 
-        Idempotent. Waits at most ``Timeouts.closing_timeout``; then, or when cancelled, the socket
-        is dropped without waiting.
+        Idempotent. What was sent before goes out first, as long as the peer reads on. Then waits at
+        most ``Timeouts.closing_timeout``; after that, or when cancelled, the socket is dropped.
 
         Arguments:
             code: 1000–1014 but for those that cannot be sent, or 3000–4999 (RFC 6455 §7.4).
@@ -356,8 +361,19 @@ class Connection(WebSocketConnection, Receiver):
             self._queued = 0
             self._end(CloseReason(int(code), reason), frame)
             if not self._link.ended:
-                self._link.deadline(self._link.timeouts.closing_timeout)
+                self._unsent = self._link.outbox.size
+                self._await_close()
+                self._link.outbox.when_empty(self._await_close)
                 self._link.resume()
+
+    def _await_close(self) -> None:
+        self._link.deadline(self._link.timeouts.closing_timeout)
+
+    def _cut_off(self, code: int, reason: str) -> None:
+        """Disconnect a peer that is owed nothing: what it does not fetch in time is lost to it."""
+        if self._reason is None:
+            self.disconnect(code, reason)
+            self._unsent = 0
 
     # The link's calls.
 
@@ -393,9 +409,14 @@ class Connection(WebSocketConnection, Receiver):
     def expired(self) -> None:
         """Time for a ping, or the end of waiting for something."""
         if self._close_sent:
-            self._link.abort()
+            unsent = self._link.outbox.size
+            if 0 < unsent < self._unsent:  # slow, but it reads
+                self._unsent = unsent
+                self._await_close()
+            else:
+                self._link.abort()
         elif self._heard or self._paused:
-            # Paused is our doing.
+            # Paused is our doing: what would show that the peer lives may lie unread.
             self._heard = self._awaiting_pong = False
             self._link.deadline(self._heartbeat.interval)
         elif self._awaiting_pong:
@@ -410,7 +431,7 @@ class Connection(WebSocketConnection, Receiver):
         if self._close_sent:
             self._link.abort()
         else:
-            self.disconnect(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+            self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
 
     # Inside.
 
@@ -458,13 +479,13 @@ class Connection(WebSocketConnection, Receiver):
         self._control_frames += 1
         if self._control_frames <= self._limits.max_control_frames:
             return True
-        self.disconnect(CloseCode.RATE, "too many control frames")
+        self._cut_off(CloseCode.RATE, "too many control frames")
         return False
 
     def _control(self, frame: bytes) -> None:
         """Send a control frame; a peer that provokes them and never reads is a slow consumer."""
         if self._link.outbox.offer(frame) is Verdict.SLOW:
-            self.disconnect(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+            self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
 
     def _pong(self, payload: bytes) -> None:
         # A pong answers its ping and all before it (RFC 6455 §5.5.3).

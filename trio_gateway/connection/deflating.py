@@ -41,7 +41,7 @@ class DeflatingConnection(Connection):
         self._decoder = self._inflating = InflatingDecoder(
             max_message_bytes=limits.max_message_bytes,
             max_fragments=limits.max_fragments,
-            # So much fills the handler's queue: reading pauses when anything is held back.
+            # So much fills the handler's queue, which is where reading pauses.
             max_inflated_bytes=limits.max_queued_bytes,
         )
 

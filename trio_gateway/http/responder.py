@@ -18,6 +18,7 @@ from trio_gateway.settings import Limits
 from trio_gateway.transport.link import Link, Receiver
 
 _SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]+")  # RFC 9110 §5.5
+_WITHOUT_CONTENT = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MAX_PIPELINED_BYTES = 64 * 1024
 _TOO_LATE = Refusal(408, "body_timeout", "the request body took too long; send it at once")
@@ -162,7 +163,7 @@ class Exchange(Receiver):
 
 
 def _content_headers(response: HttpResponse) -> list[str]:
-    if response.status in {204, 304}:
+    if response.status in _WITHOUT_CONTENT:
         return []  # no content, so nothing to say of it (RFC 9110 §8.6)
     return [
         f"Content-Type: {response.content_type}",
@@ -171,6 +172,8 @@ def _content_headers(response: HttpResponse) -> list[str]:
 
 
 def _render(response: HttpResponse, *, keep_alive: bool, head_only: bool) -> bytes:
+    if not 200 <= response.status <= 599:
+        raise ValueError(f"a response's status is from 200 to 599, not {response.status}")
     lines = [
         f"HTTP/1.1 {response.status} {reason_phrase(response.status)}",
         *_content_headers(response),
@@ -181,4 +184,4 @@ def _render(response: HttpResponse, *, keep_alive: bool, head_only: bool) -> byt
         if not _SENDABLE.fullmatch(line):
             raise ValueError(f"{line!r} may not be sent as a line of a response")
     head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
-    return head if head_only else head + response.body
+    return head if head_only or response.status in _WITHOUT_CONTENT else head + response.body

@@ -284,12 +284,13 @@ class Link(ABC):
 class _Lingering(Receiver):
     """After our last byte: read and forget until the peer hangs up."""
 
-    __slots__ = ("_link", "_linger", "_read", "_sent")
+    __slots__ = ("_link", "_linger", "_read", "_sent", "_unsent")
 
     def __init__(self, link: Link, *, linger: bool) -> None:
         self._link = link
         self._linger = linger
         self._sent = False
+        self._unsent = link.outbox.size
         self._read = 0
 
     def sent_all(self) -> None:
@@ -309,7 +310,12 @@ class _Lingering(Receiver):
             self._link.abort()
 
     def expired(self) -> None:
-        self._link.abort()
+        unsent = self._link.outbox.size
+        if self._sent or unsent >= self._unsent:
+            self._link.abort()
+        else:  # slow, but it reads
+            self._unsent = unsent
+            self._link.deadline(self._link.timeouts.closing_timeout)
 
     def stalled(self) -> None:
         self._link.abort()
