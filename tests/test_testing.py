@@ -189,6 +189,8 @@ async def test_a_drained_gateway_may_still_be_left(router: Router, autojump_cloc
             nursery.start_soon(server.gateway.drain)
             with pytest.raises(ConnectionClosed) as caught:
                 await client.get_message()
-        assert (1012, "retry 1000") == (caught.value.reason.code, caught.value.reason.reason)
+        reason = caught.value.reason
+        assert reason is not None
+        assert (1012, "retry 1000") == (reason.code, reason.reason)
         with pytest.raises(ConnectionRefusedError):
             await server.connect()

@@ -143,9 +143,8 @@ class Reception:
 
     def abort(self) -> None:
         """Drop every socket; connections are told 1001 as far as that goes at once."""
-        for connection in list(self.connections):
-            connection.disconnect(CloseCode.GOING_AWAY)
         for link in list(self._links):
+            link.receiver.leave()
             link.abort()
 
     # Requests: the desk of the intake.

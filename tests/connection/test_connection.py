@@ -494,6 +494,46 @@ async def test_a_cancelled_aclose(timers: Timers, autojump_clock: MockClock) -> 
     assert 0 == len(timers)
 
 
+async def test_closing_for_a_slow_reader(timers: Timers, autojump_clock: MockClock) -> None:
+    """What was sent before our Close is its to fetch; the closing timeout counts from the last of
+    it, or from when it stops."""
+    world = World(timers=timers, capacity=0)
+    await world.connection.send_message(bytes(996))
+    world.connection.disconnect(1000)
+    for _ in range(5):
+        await trio.sleep(9)
+        world.link.make_room(200)
+    assert not world.link.ended
+    await trio.sleep(9)
+    world.link.make_room()
+    assert [BINARY, 8] == [frame.opcode for frame in world.read()]
+    await trio.sleep(9.9)
+    assert not world.link.ended
+    await trio.sleep(0.3)
+    assert world.link.ended
+    for reads in range(4):
+        world = World(timers=timers, capacity=0)
+        await world.connection.send_message(bytes(996))
+        world.connection.disconnect(1000)
+        for _ in range(reads):
+            await trio.sleep(9)
+            world.link.make_room(200)
+        await trio.sleep(20.3)
+        assert (True, (1000, None)) == (world.link.ended, world.reason)
+
+
+async def test_a_slow_consumer_is_not_waited_for(timers: Timers, autojump_clock: MockClock) -> None:
+    """Cut off for being slow, it has the closing timeout and no more, though it reads."""
+    world = World(timers=timers, capacity=0, max_outbox_bytes=1000)
+    world.connection.offer(text_frame(bytes(996)))
+    assert Verdict.SLOW is world.connection.offer(text_frame(b"x"))
+    for _ in range(5):
+        await trio.sleep(2)
+        world.link.make_room(10)
+    await trio.sleep(0.2)
+    assert (True, (1013, "slow consumer")) == (world.link.ended, world.reason)
+
+
 async def test_aclose_from_everywhere(nursery: trio.Nursery) -> None:
     """Several tasks close at once: one Close frame, the first reason, all wait."""
     world, done = World(), list[int]()

@@ -84,12 +84,16 @@ def codes(events: list[FrameEvent]) -> list[object]:
     return [event.code if isinstance(event, Failure) else event for event in events]
 
 
+def close_payload(code: int, reason: str) -> bytes:
+    return struct.pack("!H", code) + reason.encode()
+
+
 opcodes = st.sampled_from([0x0, 0x1, 0x2, 0x8, 0x9, 0xA, 0x3, 0xB])
 payloads = st.one_of(
     st.binary(max_size=140),
     st.text(max_size=60).map(str.encode),
     st.builds(
-        lambda code, reason: struct.pack("!H", code) + reason.encode(),
+        close_payload,
         st.sampled_from([999, 1000, 1001, 1004, 1005, 1006, 1012, 1015, 2999, 3000, 4999, 5000]),
         st.text(max_size=20),
     ),

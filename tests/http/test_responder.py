@@ -262,7 +262,7 @@ async def test_a_declared_body_that_is_too_large() -> None:
     """It is refused before any of it is read."""
     world = World()
     world.begin(request(b"Content-Length: 101"))
-    assert (b"HTTP/1.1 413 Request Entity Too Large", "body_too_large") == world.read_error()
+    assert "body_too_large" == world.read_error()[1]
     assert (True, []) == (world.link.eof_sent, world.requests)
 
 

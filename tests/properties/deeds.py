@@ -53,6 +53,11 @@ class Record:
     wrong: list[str] = attrs.Factory(list)
 
     @property
+    def dropped(self) -> bool:
+        """Whether the handler cancelled its own closing: its socket is dropped, as ``aclose`` says."""
+        return self.fate == "cancelled" and "close" in self.script.deeds
+
+    @property
     def wire(self) -> bytes:
         """All bytes the client got."""
         return b"".join(data for _, data in self.received)

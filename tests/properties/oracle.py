@@ -66,6 +66,15 @@ class Wire:
         return last if last is not None and last.status == 101 else None
 
     @property
+    def messages(self) -> list[str | bytes]:
+        """The messages behind the 101."""
+        return [
+            frame.payload.decode() if frame.opcode == TEXT else frame.payload
+            for frame in self.frames
+            if frame.opcode in {TEXT, BINARY}
+        ]
+
+    @property
     def close(self) -> Frame | None:
         """The Close frame."""
         last = self.frames[-1] if self.frames else None

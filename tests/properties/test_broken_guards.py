@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, Phase, find, settings
 from tests.properties.judge import check
 from tests.properties.named import NAMED
 from tests.properties.programs import Program, programs
-from trio_gateway import Connection, Gateway, Refusal, Upgrade, UpgradeState
-from trio_gateway import gateway as gateway_module
+from trio_gateway import Connection, Refusal, Upgrade, UpgradeState
+from trio_gateway import reception as reception_module
 from trio_gateway.connection.frames import Failure, FrameDecoder
 from trio_gateway.handshake import upgrade as upgrade_module
 from trio_gateway.handshake.admission import Place
 from trio_gateway.http.responder import Exchange
+from trio_gateway.reception import Reception
 from trio_gateway.transport.link import Link
 from trio_gateway.transport.outbox import Outbox
 
@@ -77,14 +78,14 @@ def _turn_messages_round(original: Any) -> Callable[[Any, Any], Any]:
     return lambda decoder, data: original(decoder, data)[::-1]
 
 
-@_mutant(gateway_module, "split")
+@_mutant(reception_module, "split")
 def _let_exceptions_pass(_original: Any) -> Callable[[Any], Any]:
     return lambda error: (None, error)
 
 
-@_mutant(Gateway, "decided")
+@_mutant(Reception, "decided")
 def _forget_who_has_left(original: Any) -> Callable[..., Any]:
-    def decided(self: Gateway, upgrade: Upgrade) -> None:
+    def decided(self: Reception, upgrade: Upgrade) -> None:
         original(self, upgrade)
         upgrade.scope.deadline = float("inf")
 
@@ -99,11 +100,11 @@ def _expect_no_failure(_original: Any) -> Callable[..., Any]:
     return failed
 
 
-@_mutant(Gateway, "closed")
+@_mutant(Reception, "closed")
 def _close_the_others_too(original: Any) -> Callable[..., Any]:
-    def closed(self: Gateway, connection: Connection) -> None:
+    def closed(self: Reception, connection: Connection) -> None:
         original(self, connection)
-        for other in list(self._connections):
+        for other in list(self.connections):
             other.disconnect(1011)
 
     return closed
@@ -129,13 +130,13 @@ def _answer_before_the_phase_begins(original: Any) -> Callable[..., Any]:
     return begin
 
 
-@_mutant(Gateway, "answered")
+@_mutant(Reception, "answered")
 def _take_a_place_for_nothing(original: Any) -> Callable[..., Any]:
     """The place of the next request was taken also where no request could follow."""
 
-    def answered(self: Gateway, exchange: Exchange, rest: bytes, *, keep_alive: bool) -> None:
+    def answered(self: Reception, exchange: Exchange, rest: bytes, *, keep_alive: bool) -> None:
         if not keep_alive:
-            self._admission.admit_handshake()
+            self.admission.admit_handshake()
         original(self, exchange, rest, keep_alive=keep_alive)
 
     return answered

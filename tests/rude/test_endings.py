@@ -234,16 +234,7 @@ async def test_cancellation_of_the_outer_scope(
 
 @pytest.mark.parametrize(
     "transport",
-    [
-        "tcp",
-        pytest.param(
-            "tls",
-            marks=pytest.mark.xfail(
-                reason="a cancelled stream's writer sends no more; the peer reads an end of file",
-                strict=True,
-            ),
-        ),
-    ],
+    ["tcp", "tls"],
     indirect=True,
 )
 async def test_cancellation_says_1001(

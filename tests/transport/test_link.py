@@ -252,6 +252,19 @@ async def test_a_peer_that_never_reads(setup: LinkSetup, autojump_clock: MockClo
     assert link.ended
 
 
+async def test_a_peer_that_reads_slowly(setup: LinkSetup, autojump_clock: MockClock) -> None:
+    """It is given the closing timeout again for as long as it goes on reading."""
+    link = FakeLink(setup, capacity=0)
+    link.outbox.write(bytes(100))
+    link.finish()
+    for _ in range(5):
+        await trio.sleep(7)
+        link.make_room(10)
+    assert not link.ended
+    await trio.sleep(16.3)
+    assert (True, 50, False) == (link.ended, len(link.read()), link.eof_sent)
+
+
 async def test_a_stall_ends_a_finishing_link(setup: LinkSetup) -> None:
     """Told of no progress before the closing timeout, it gives up as well."""
     link = FakeLink(setup, capacity=0)
@@ -262,11 +275,11 @@ async def test_a_stall_ends_a_finishing_link(setup: LinkSetup) -> None:
 
 
 async def test_a_peer_that_floods_a_lingering_link(setup: LinkSetup) -> None:
-    """A megabyte is read and forgotten; more is not waited for."""
+    """Sixteen megabytes are read and forgotten; more is not waited for."""
     link = FakeLink(setup)
     link.finish()
     for _ in range(16):
-        link.feed(bytes(MIB // 16))
+        link.feed(bytes(MIB))
     assert not link.ended
     link.feed(b"x")
     assert link.ended

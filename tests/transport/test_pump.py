@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -564,6 +565,28 @@ async def test_overload(
     door.knock(1)
     await door.open()
     assert 1 == len(door.accepted)
+
+
+async def test_a_unix_socket(world: World, poller: FakePoller, tmp_path: Path) -> None:
+    """It is listened on and accepted from like any other, without TCP's options."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "gateway"))
+    sock.listen()
+    sock.setblocking(False)
+    accepted: list[tuple[socket.socket, Any, Any]] = []
+
+    def accept(*arguments: Any) -> None:
+        accepted.append(arguments)
+
+    fd = sock.fileno()
+    listening = ListeningSocket(sock, world.pump, Timers(), accept)
+    with socket.socket(socket.AF_UNIX) as knock:
+        knock.connect(str(tmp_path / "gateway"))
+        await poller.say((fd, READ))
+    ((ours, peer, local),) = accepted
+    assert ("", str(tmp_path / "gateway")) == (peer, local)
+    ours.close()
+    listening.close()
 
 
 async def test_closing_while_resting(door: Door, autojump_clock: MockClock) -> None:

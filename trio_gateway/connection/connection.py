@@ -426,6 +426,10 @@ class Connection(WebSocketConnection, Receiver):
             self._link.deadline(self._heartbeat.pong_timeout)
             self._control(ping_frame(_HEARTBEAT))
 
+    def leave(self) -> None:
+        """The gateway is cancelled."""
+        self.disconnect(CloseCode.GOING_AWAY)
+
     def stalled(self) -> None:
         """What waits to be sent does not move."""
         if self._close_sent:

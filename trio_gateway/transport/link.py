@@ -21,7 +21,8 @@ from trio_gateway.transport.outbox import Outbox
 from trio_gateway.transport.timers import Timers
 
 _log = logging.getLogger("trio_gateway")
-_MAX_LINGER_BYTES = 1024 * 1024
+# Above what a client has on its way when it is told 1009 or 413: Node's gives up at the RST unread.
+_MAX_LINGER_BYTES = 16 * 1024 * 1024
 
 
 class Receiver:
@@ -40,6 +41,9 @@ class Receiver:
 
     def expired(self) -> None:
         """The deadline set with ``Link.deadline()`` has passed."""
+
+    def leave(self) -> None:
+        """The gateway is cancelled: say goodbye, as far as that goes without waiting."""
 
     def stalled(self) -> None:
         """Bytes wait to be sent and nothing moved for ``Timeouts.send_timeout``."""

@@ -36,6 +36,7 @@ class StreamLink(Link):
         "_reading",
         "_resumed",
         "_scope",
+        "_sending",
         "_stream",
         "_writable",
     )
@@ -58,9 +59,14 @@ class StreamLink(Link):
         self._resumed = Signal()
         self._writable = Signal()
         self._scope = trio.CancelScope()
+        self._sending = False
 
     async def run(self) -> None:
-        """Read and write until the link ends; when cancelled, the link is aborted."""
+        """Read and write until the link ends.
+
+        When cancelled, a peer that takes it is told so within ``Timeouts.linger_timeout``, then
+        the link is aborted.
+        """
         try:
             with self._scope:
                 self._connected = await self._ready()
@@ -74,9 +80,20 @@ class StreamLink(Link):
                         await self._leave_tls()
                         await self._read()
         finally:
-            self.abort()
             with trio.CancelScope(shield=True):
+                await self._say_farewell()
+                self.abort()
                 await trio.aclose_forcefully(self._stream)
+
+    async def _say_farewell(self) -> None:
+        """Cancelled: send the phase's last words, unless a frame was cut by the cancellation."""
+        if self.ended or not self._connected or self._sending:
+            return
+        self.receiver.leave()
+        with trio.move_on_after(self.timeouts.linger_timeout):
+            with suppress(BrokenResourceError, ClosedResourceError):
+                while self.outbox.size:
+                    await self._send_some()
 
     async def _ready(self) -> bool:
         """Finish the TLS handshake, or answer plain HTTP on a TLS port at once."""
@@ -150,9 +167,7 @@ class StreamLink(Link):
         while not self.ended:
             try:
                 if self.outbox.size:
-                    data = self.outbox.take()
-                    await self._stream.send_all(data)
-                    self.outbox.took(len(data))
+                    await self._send_some()
                 elif self._eof_due:
                     self._eof_due = False
                     if isinstance(self._stream, trio.abc.HalfCloseableStream):
@@ -161,6 +176,13 @@ class StreamLink(Link):
                     await self._writable.wait()
             except (BrokenResourceError, ClosedResourceError):
                 self.abort()
+
+    async def _send_some(self) -> None:
+        data = self.outbox.take()
+        self._sending = True
+        await self._stream.send_all(data)
+        self._sending = False
+        self.outbox.took(len(data))
 
     @property
     def send(self) -> Callable[[bytes | memoryview], int]:
