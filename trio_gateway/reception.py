@@ -317,7 +317,7 @@ class Reception:
     def answered(self, exchange: Exchange, rest: bytes, *, keep_alive: bool) -> None:
         """An HTTP answer is on its way: read the next request, or close."""
         link = exchange.link
-        if keep_alive and not self.draining:
+        if keep_alive:
             place = self.admission.admit_handshake()
             if not isinstance(place, Refusal):
                 link.deadline(self._timeouts.keep_alive_timeout)

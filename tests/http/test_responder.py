@@ -49,6 +49,7 @@ class World:
         self.rests: list[tuple[bytes, bool]] = []
         self.answer_at_once: HttpResponse | Refusal | None = None
         self.next = Recorder()
+        self.draining = False
 
     def begin(self, data: bytes) -> Exchange:
         """Give the exchange a request that came in at once."""
@@ -339,3 +340,13 @@ async def test_an_answer_at_once() -> None:
     world.begin(request(method=b"GET") + NEXT)
     assert (b"HTTP/1.1 404 Not Found", "not_found") == world.read_error()
     assert world.link.eof_sent
+
+
+async def test_the_last_answer_of_a_drain_says_so() -> None:
+    """While draining an answer says that no further request is read."""
+    world = World()
+    exchange = world.begin(request(method=b"GET"))
+    world.draining = True
+    exchange.respond(HttpResponse(status=200))
+    assert [(b"", False)] == world.rests
+    assert b"Connection: close" in bytes(world.link.sent)

@@ -54,7 +54,7 @@ class Record:
 
     @property
     def dropped(self) -> bool:
-        """Whether the handler cancelled its own closing: its socket is dropped, as ``aclose`` says."""
+        """Whether the handler cancelled its own ``aclose()``, which then drops the socket."""
         return self.fate == "cancelled" and "close" in self.script.deeds
 
     @property

@@ -15,26 +15,32 @@ from tests.properties.world import World
 def check(program: Program) -> None:
     """Run a program and judge it; AssertionError says what is wrong."""
     for record in World(program).run():
-        _judge(record, drained=program.drain is not None)
+        wire = _judge(record)
+        if program.cancel is None and record.client.stays:
+            _judge_end(record, wire, drained=program.drain is not None)
 
 
-def _judge(record: Record, *, drained: bool) -> None:
-    client = record.client
+def _judge(record: Record) -> Wire:
+    """What holds at any time: one decision, and a wire that can be read."""
     assert [] == record.wrong
     assert record.runs <= 1
     assert record.accepts + record.rejects <= 1
     wire = read_wire(record.wire)
     if wire.upgrade is not None:
         _judge_connection(record, wire)
-    if client.stays:
-        assert record.ended
-    if client.stays and client.reads and not record.dropped:
+    return wire
+
+
+def _judge_end(record: Record, wire: Wire, *, drained: bool) -> None:
+    """What has come of a client that stayed."""
+    assert record.ended
+    if record.client.reads and not record.dropped:
         assert bool(record.accepts) == (wire.upgrade is not None)
         if record.runs:
             _judge_answer(record, wire, drained=drained)
         if not drained:
             assert b"" == wire.cut
-            assert wire.responses or client.eof
+            assert wire.responses or record.client.eof
             assert record.messages_out == wire.messages
 
 

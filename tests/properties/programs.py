@@ -238,6 +238,7 @@ class Program:
         clients: each with its handler.
         order: in which Trio runs its tasks.
         drain: when the gateway is drained, in seconds; None for not.
+        cancel: when it is cancelled, whatever goes on; None for when all clients are through.
         buffer: what each direction of a connection holds.
         http: whether there is a handler for plain HTTP.
     """
@@ -245,6 +246,7 @@ class Program:
     clients: tuple[tuple[Client, HandlerScript], ...]
     order: int = 0
     drain: float | None = None
+    cancel: float | None = None
     buffer: int = 4096
     http: bool = True
 
@@ -296,11 +298,13 @@ _conversation = st.lists(st.sampled_from([*CONVERSATION * 3, *DEEDS]), min_size=
     lambda deeds: ("accept", *deeds)
 )
 handlers = st.builds(HandlerScript, st.one_of(_echo, _conversation, _any_deeds), st.booleans())
+_seldom = st.sampled_from([*[None] * 10, 0.01, 0.5, 2.0, 4.0])
 programs = st.builds(
     Program,
     st.lists(st.tuples(clients, handlers), min_size=1, max_size=4).map(tuple),
     orders,
-    st.sampled_from([*[None] * 8, 0.01, 0.5, 2.0, 4.0]),
+    _seldom,
+    _seldom,
     st.sampled_from([4096, 100]),
     st.booleans(),
 )

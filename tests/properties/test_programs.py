@@ -6,7 +6,7 @@ h11 and by the letter of RFC 6455, and compared with what its handler did.
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 
 from tests.properties.judge import check
 from tests.properties.named import NAMED, one
@@ -15,6 +15,7 @@ from tests.properties.scheduling import schedule
 from tests.properties.world import World
 
 
+@settings(max_examples=3 * settings().max_examples)
 @given(programs)
 def test_any_program_keeps_the_guarantees(program: Program) -> None:
     """One 101 a socket, no HTTP behind it, every upgrade answered, nothing left, nobody hurt."""

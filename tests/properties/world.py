@@ -5,6 +5,7 @@ run is a function of its program; time is virtual, and nothing outlives it.
 """
 
 import logging
+import math
 from collections.abc import Iterable
 
 import attrs
@@ -104,7 +105,8 @@ class World:
             heartbeat=_HEARTBEAT,
             http=_answer if self.program.http else None,
         ) as server:
-            with trio.fail_after(_ALL_ENDS + 2 * _SETTLED):
+            cancel = math.inf if self.program.cancel is None else self.program.cancel
+            with trio.move_on_after(cancel), trio.fail_after(_ALL_ENDS + 2 * _SETTLED):
                 async with server.open_websocket("/control") as control:
                     await self._play(server, control)
                 await trio.sleep(_SETTLED)

@@ -26,7 +26,13 @@ _BAD_BODY = Refusal(400, "bad_body", "the request body is not framed as its head
 
 
 class ExchangeDesk(Protocol):
-    """Who answers."""
+    """Who answers.
+
+    Attributes:
+        draining: no further request is taken from any socket.
+    """
+
+    draining: bool
 
     def answer(self, exchange: "Exchange", request: HttpRequest) -> None:
         """Have ``exchange.respond()`` or ``exchange.refuse()`` called, now or later."""
@@ -109,7 +115,7 @@ class Exchange(Receiver):
         """Send the answer; nothing happens if the peer has gone."""
         if self.link.ended:
             return
-        keep_alive = self.head.keep_alive and not self.link.eof
+        keep_alive = self.head.keep_alive and not self.link.eof and not self._desk.draining
         self.link.outbox.write(
             _render(response, keep_alive=keep_alive, head_only=self.head.method == "HEAD")
         )
