@@ -243,6 +243,13 @@ async def test_a_gateway_needs_a_listener() -> None:
         Gateway(echo, [])
 
 
+@pytest.mark.parametrize("size", [0, -1])
+async def test_a_buffer_of_nothing(size: int) -> None:
+    """It would fail every socket later."""
+    with pytest.raises(ValueError, match=f"receive_buffer_size is at least 1, not {size}"):
+        Gateway(echo, [MemoryListener()], receive_buffer_size=size)
+
+
 async def test_trio_websockets_names() -> None:
     """It is one of its servers, with its port and its listeners."""
     (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -96,6 +96,8 @@ class Gateway(WebSocketServer):
     ) -> None:
         if len(listeners) == 0:
             raise ValueError("Listeners must contain at least one item.")
+        if receive_buffer_size is not None and receive_buffer_size < 1:
+            raise ValueError(f"receive_buffer_size is at least 1, not {receive_buffer_size}")
         self._trio_listeners = tuple(listeners)
         self._endpoints = [endpoint_of(listener) for listener in listeners]
         self._handler_nursery = handler_nursery

@@ -1084,13 +1084,23 @@ async def test_a_busy_handler_is_not_the_peers_fault(
     assert (None, [HEARTBEAT]) == (world.reason, world.read())
 
 
-async def test_a_heartbeat_to_somebody_who_does_not_read(
-    timers: Timers, autojump_clock: MockClock
-) -> None:
-    """A ping over the outbox's bound is a slow consumer's, and its end is not put off."""
-    world = World(timers=timers, heartbeat=BEAT, capacity=0, max_outbox_bytes=10)
-    world.connection.offer(text_frame(b"12345678"))
-    await trio.sleep(25.2)
+async def test_a_peer_that_reads_slowly_is_alive(timers: Timers, autojump_clock: MockClock) -> None:
+    """A ping behind all that waits could not be answered in time: it is not even asked for."""
+    world = World(timers=timers, heartbeat=BEAT, capacity=0)
+    world.connection.offer(text_frame(bytes(1000)))
+    for _ in range(100):
+        await trio.sleep(1)
+        world.link.make_room(10)
+    assert None is world.reason
+    world.link.make_room()
+    assert [TEXT] == [frame.opcode for frame in world.read()]
+    await trio.sleep(10)
+    assert ([HEARTBEAT], None) == (world.read(), world.reason)
+
+
+async def test_a_peer_that_reads_nothing_is_not(timers: Timers, autojump_clock: MockClock) -> None:
+    """It is a slow consumer after the send timeout, whatever the heartbeat's."""
+    world = World(timers=timers, heartbeat=BEAT, capacity=0)
+    world.connection.offer(text_frame(b"hello"))
+    await trio.sleep(30.2)
     assert (1013, "slow consumer") == world.reason
-    await trio.sleep(10.2)
-    assert world.link.ended

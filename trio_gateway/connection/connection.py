@@ -415,8 +415,9 @@ class Connection(WebSocketConnection, Receiver):
                 self._await_close()
             else:
                 self._link.abort()
-        elif self._heard or self._paused:
-            # Paused is our doing: what would show that the peer lives may lie unread.
+        elif self._heard or self._paused or self._link.outbox.size:
+            # Paused is our doing: what would show that the peer lives may lie unread. And a ping
+            # behind all that waits to be sent asks nothing: the outbox sees whether that moves.
             self._heard = self._awaiting_pong = False
             self._link.deadline(self._heartbeat.interval)
         elif self._awaiting_pong:

@@ -5,6 +5,7 @@ reason phrase, ``Content-Type``, ``Content-Length``, ``Connection: close`` and a
 so that a person with curl and a program both learn what to do.
 """
 
+from functools import lru_cache
 from http import HTTPStatus
 
 import attrs
@@ -37,14 +38,20 @@ class Refusal:
 
     def render(self, *, head_only: bool = False) -> bytes:
         """Return the whole response; without the body for a ``HEAD`` request."""
-        body = msgspec.json.encode({"error": self.error, "message": self.message}) + b"\n"
-        lines = [
-            f"HTTP/1.1 {self.status} {reason_phrase(self.status)}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            *(f"{name}: {value}" for name, value in self.headers),
-            "\r\n",
-        ]
-        head = "\r\n".join(lines).encode("latin-1")
-        return head if head_only else head + body
+        return _render(self, head_only)
+
+
+@lru_cache(maxsize=256)
+def _render(refusal: Refusal, head_only: bool) -> bytes:
+    # A storm is refused for the same few reasons over and over.
+    body = msgspec.json.encode({"error": refusal.error, "message": refusal.message}) + b"\n"
+    lines = [
+        f"HTTP/1.1 {refusal.status} {reason_phrase(refusal.status)}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *(f"{name}: {value}" for name, value in refusal.headers),
+        "\r\n",
+    ]
+    head = "\r\n".join(lines).encode("latin-1")
+    return head if head_only else head + body

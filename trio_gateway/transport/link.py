@@ -237,7 +237,8 @@ class Link(ABC):
             self._state = _State.FINISHING
             self.receiver = _Lingering(self, linger=linger)
             self.resume()
-            self.deadline(self.timeouts.closing_timeout)
+            if self.outbox.size:
+                self.deadline(self.timeouts.closing_timeout)
             self.outbox.when_empty(self._emptied)
 
     def abort(self) -> None:
