@@ -450,6 +450,11 @@ def splits(payload: bytes) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, len(payload)), max_size=3).map(sorted)
 
 
+def test_a_final_block_that_the_tail_completes() -> None:
+    """What is whole once the tail is put behind it is a message (§7.2.2)."""
+    assert b"" == inflate(b"\x31", 100)
+
+
 @given(st.lists(client_frames(), max_size=5), st.data())
 def test_the_same_as_wsproto(messages: list[list[bytes]], data: st.DataObject) -> None:
     """Compressed or not, in any fragments and cuts: the same messages and close codes."""

@@ -918,10 +918,15 @@ async def test_a_cancelled_ping(pings: Pings) -> None:
     scope.cancel()
     await pings.answer(b"a")
     assert {} == pings.ended
+    scope = trio.CancelScope()
+    await pings.send(b"a", scope)
+    scope.cancel()
+    await wait_all_tasks_blocked()
     await pings.send(b"a")
     await pings.answer(b"b")
     assert {b"b": "answered"} == pings.ended
     await pings.answer(b"a")
+    assert {b"a": "answered", b"b": "answered"} == pings.ended
 
 
 @pytest.mark.parametrize("end", END.values(), ids=END.keys())

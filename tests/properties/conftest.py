@@ -2,5 +2,5 @@
 
 import pytest
 
-for _name in ("deeds", "judge", "oracle", "world"):
+for _name in ("decisions", "deeds", "judge", "oracle", "upgrade_machine", "world"):
     pytest.register_assert_rewrite(f"tests.properties.{_name}")

@@ -15,19 +15,19 @@ from tests.properties.world import World
 def check(program: Program) -> None:
     """Run a program and judge it; AssertionError says what is wrong."""
     for record in World(program).run():
-        wire = _judge(record)
+        wire = _judge(record, compress=program.compress)
         if program.cancel is None and record.client.stays:
             _judge_end(record, wire, drained=program.drain is not None)
 
 
-def _judge(record: Record) -> Wire:
+def _judge(record: Record, *, compress: bool) -> Wire:
     """What holds at any time: one decision, and a wire that can be read."""
     assert [] == record.wrong
     assert record.runs <= 1
     assert record.accepts + record.rejects <= 1
     wire = read_wire(record.wire)
     if wire.upgrade is not None:
-        _judge_connection(record, wire)
+        _judge_connection(record, wire, compress=compress)
     return wire
 
 
@@ -60,7 +60,7 @@ def _judge_answer(record: Record, wire: Wire, *, drained: bool) -> None:
         assert (status, error) == (500, expected) or "swallow" in record.script.deeds
 
 
-def _judge_connection(record: Record, wire: Wire) -> None:
+def _judge_connection(record: Record, wire: Wire, *, compress: bool) -> None:
     """The 101 answers a key that was sent; behind it comes what the handler sent, in order."""
     client = record.client
     assert 1 == record.accepts
@@ -69,5 +69,8 @@ def _judge_connection(record: Record, wire: Wire) -> None:
     token = wire.upgrade.header(b"sec-websocket-accept")
     assert token in [accept_token(key) for key in keys]
     assert record.messages_out[: len(wire.messages)] == wire.messages
+    compressed = wire.upgrade.header(b"sec-websocket-extensions") is not None
+    assert compress or not compressed
     if client.asks_first:
-        assert client.may_bring(record.messages_in)
+        assert compressed == (compress and client.pieces[0] == "upgrade with deflate")
+        assert client.may_bring(record.messages_in, compressed=compressed)

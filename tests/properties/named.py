@@ -22,13 +22,14 @@ def one(
     careful: bool = False,
     reads: bool = True,
     http: bool = True,
+    compress: bool = False,
 ) -> Program:
     """A program of one client and its handler; a text is a segment of one piece."""
     client = Client(
         tuple(Send((step,)) if isinstance(step, str) else step for step in steps), reads
     )
     handler = HandlerScript(tuple(deeds.split()), careful)
-    return Program(((client, handler),), http=http)
+    return Program(((client, handler),), http=http, compress=compress)
 
 
 NAMED: dict[str, Program] = {
@@ -65,6 +66,12 @@ NAMED: dict[str, Program] = {
     "an end of file before the decision": one("upgrade", Eof(), deeds="wait accept send"),
     "an end of file behind half a request": one("half a request", Eof()),
     "leaving with much unsent": one("upgrade", Wait(0.5), Leave(), deeds="accept send-much"),
+    "compressed messages both ways": one(
+        Send(("upgrade with deflate", "compressed text")),
+        Send(("text", "compressed bomb")),
+        deeds="accept echo",
+        compress=True,
+    ),
     "nobody reads": one("upgrade", deeds="accept send-much send-much hang", reads=False),
     "nothing is sent": one(),
     "keep-alive, then an upgrade": one(Send(("GET", "POST", "upgrade")), deeds="accept send"),

@@ -6,6 +6,7 @@ Bytes that are not well formed raise AssertionError.
 """
 
 import struct
+import zlib
 from base64 import b64encode
 from hashlib import sha1
 
@@ -95,7 +96,8 @@ def read_wire(data: bytes) -> Wire:
             return Wire(responses, [], rest)
         responses.append(response)
         if response.status == 101:
-            frames, cut = read_frames(rest)
+            deflated = response.header(b"sec-websocket-extensions") is not None
+            frames, cut = read_frames(rest, deflated=deflated)
             return Wire(responses, frames, cut)
         assert response.header(b"connection") == b"keep-alive" or not rest, (
             f"{rest!r} behind a response that closes"
@@ -104,14 +106,16 @@ def read_wire(data: bytes) -> Wire:
     return Wire(responses, [], b"")
 
 
-def read_frames(data: bytes) -> tuple[list[Frame], bytes]:
-    """Read a server's frames; returns what is not a whole one too."""
+def read_frames(data: bytes, *, deflated: bool = False) -> tuple[list[Frame], bytes]:
+    """Read a server's frames, inflated where agreed; returns what is not a whole one too."""
     frames: list[Frame] = []
     while len(data) >= 2:
         first, length = data[0], data[1]
         assert not length & 0x80, f"a server's frame is masked: {data[:14]!r}"
         assert first & 0x80, f"a server's frame is a fragment: {data[:14]!r}"
-        opcode = first & 0x7F  # with the reserved bits
+        opcode = first & 0x0F
+        may_deflate = deflated and opcode in (TEXT, BINARY)
+        assert not first & (0x30 if may_deflate else 0x70), f"reserved bits: {data[:40]!r}"
         assert opcode in (TEXT, BINARY, CLOSE, PING, PONG), f"no frame: {data[:40]!r}"
         start = 2
         if length >= 126:
@@ -125,6 +129,8 @@ def read_frames(data: bytes) -> tuple[list[Frame], bytes]:
         if len(payload) < length:
             break
         data = data[start + length :]
+        if first & 0x40:
+            payload = _inflate(payload)
         if opcode == TEXT:
             payload.decode()
         frames.append(Frame(opcode, payload))
@@ -133,6 +139,11 @@ def read_frames(data: bytes) -> tuple[list[Frame], bytes]:
             payload[2:].decode()
             assert not data, f"{data[:40]!r} behind a Close frame"
     return frames, data
+
+
+def _inflate(payload: bytes) -> bytes:
+    """Undo RFC 7692 §7.2.2 for one message; no context is taken over here."""
+    return zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff")
 
 
 def _read_response(data: bytes) -> tuple[Response | None, bytes]:

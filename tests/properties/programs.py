@@ -5,6 +5,7 @@ order in which Trio runs its tasks too.
 """
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 import attrs
@@ -23,6 +24,12 @@ def client_frame(first: int, payload: bytes = b"") -> bytes:
     size = bytes([0x80 | length]) if length < 126 else b"\xfe" + struct.pack("!H", length)
     masked = bytes(byte ^ _MASK[index % 4] for index, byte in enumerate(payload))
     return bytes([first]) + size + _MASK + masked
+
+
+def _deflate(payload: bytes) -> bytes:
+    """Compress a message as RFC 7692 §7.2.1 says."""
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def _upgrade(key: bytes, target: str = "/NUMBER", extra: bytes = b"") -> bytes:
@@ -90,6 +97,7 @@ FRAMES = {
     "pong": client_frame(0x8A, b"heartbeat"),
     "fragment": client_frame(0x01, b"frag"),
     "last fragment": client_frame(0x80, b"ment"),
+    "compressed text": client_frame(0xC1, _deflate(b"compressed " * 20)),
 }
 BAD_FRAMES = {
     "close": client_frame(0x88, struct.pack("!H", 1000) + b"bye"),
@@ -100,6 +108,7 @@ BAD_FRAMES = {
     "reserved bit": client_frame(0xC1, b"?"),
     "text that is no UTF-8": client_frame(0x81, b"\xff\xfe"),
     "message over the limit": client_frame(0x82, b"x" * (MAX_MESSAGE_BYTES + 1)),
+    "compressed bomb": client_frame(0xC2, _deflate(bytes(100_000))),
     "long ping": client_frame(0x89, b"p" * 126),
     "half a frame": client_frame(0x81, b"whole")[:-2],
     "half a header": b"\x81",
@@ -188,7 +197,7 @@ class Client:
             isinstance(self.steps[0], Send) and self.steps[0].pieces[0] in UPGRADES
         )
 
-    def may_bring(self, messages: list[str | bytes]) -> bool:
+    def may_bring(self, messages: list[str | bytes], *, compressed: bool) -> bool:
         """Whether its handler may receive these messages, if it begins with an upgrade."""
         expected: list[str | bytes] = []
         fragmented = False
@@ -198,6 +207,8 @@ class Client:
             elif piece == "last fragment" and fragmented:
                 fragmented = False
                 expected.append("fragment")
+            elif piece == "compressed text" and compressed and not fragmented:
+                expected.append("compressed " * 20)
             elif piece in _MESSAGES and not fragmented:
                 expected.append(_MESSAGES[piece])
             elif piece not in {"ping", "pong"}:
@@ -241,6 +252,7 @@ class Program:
         cancel: when it is cancelled, whatever goes on; None for when all clients are through.
         buffer: what each direction of a connection holds.
         http: whether there is a handler for plain HTTP.
+        compress: whether messages are compressed for clients that offer it.
     """
 
     clients: tuple[tuple[Client, HandlerScript], ...]
@@ -249,6 +261,7 @@ class Program:
     cancel: float | None = None
     buffer: int = 4096
     http: bool = True
+    compress: bool = False
 
 
 # The simplest comes first: Hypothesis shrinks to it.
@@ -291,7 +304,7 @@ _client_steps = st.one_of(
 )
 clients = st.builds(Client, _client_steps, st.sampled_from([True, True, True, False]))
 _any_deeds = st.lists(st.sampled_from(DEEDS), max_size=5).map(tuple)
-_echo = st.lists(st.sampled_from(["wait", "swallow", "send"]), max_size=1).map(
+_echo = st.lists(st.sampled_from(["wait", "hang", "swallow"]), max_size=1).map(
     lambda deeds: (*deeds, "accept", "echo")
 )
 _conversation = st.lists(st.sampled_from([*CONVERSATION * 3, *DEEDS]), min_size=1, max_size=5).map(
@@ -306,5 +319,6 @@ programs = st.builds(
     _seldom,
     _seldom,
     st.sampled_from([4096, 100]),
+    st.booleans(),
     st.booleans(),
 )

@@ -163,7 +163,7 @@ def test_programs_find_a_broken_guard() -> None:
         programs,
         _fails,
         settings=settings(
-            max_examples=2_000,
+            max_examples=10_000,
             phases=[Phase.generate],
             database=None,
             derandomize=True,

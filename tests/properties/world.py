@@ -17,6 +17,7 @@ from tests.properties.deeds import Actor, Record
 from tests.properties.programs import MAX_MESSAGE_BYTES, Eof, Leave, Program, Reset, Send, Wait
 from tests.properties.scheduling import schedule
 from trio_gateway import (
+    Compression,
     Gateway,
     Heartbeat,
     HttpRequest,
@@ -47,6 +48,7 @@ _TIMEOUTS = Timeouts(
     linger_timeout=0.5,
 )
 _HEARTBEAT = Heartbeat(interval=3, pong_timeout=1)
+_COMPRESSION = Compression(min_bytes=8)
 _GRACE = 2.0
 _BETWEEN_SEGMENTS = 0.001
 _BETWEEN_ECHOES = 0.5
@@ -104,6 +106,7 @@ class World:
             timeouts=_TIMEOUTS,
             heartbeat=_HEARTBEAT,
             http=_answer if self.program.http else None,
+            compression=_COMPRESSION if self.program.compress else None,
         ) as server:
             cancel = math.inf if self.program.cancel is None else self.program.cancel
             with trio.move_on_after(cancel), trio.fail_after(_ALL_ENDS + 2 * _SETTLED):

@@ -145,6 +145,9 @@ class Recorder(Receiver):
     def expired(self) -> None:
         self._note("expired")
 
+    def leave(self) -> None:
+        self._note("leave")
+
     def stalled(self) -> None:
         self._note("stalled")
 

@@ -28,6 +28,7 @@ class Sink:
         self.broken = False
         self.wants_write = False
         self.stalls: list[float] = []
+        self.overflows = 0
         self.aborts = 0
 
     @property
@@ -47,6 +48,9 @@ class Sink:
 
     def want_write(self) -> None:
         self.wants_write = True
+
+    def overflowed(self) -> None:
+        self.overflows += 1
 
     def stalled(self) -> None:
         self.stalls.append(trio.current_time())
@@ -95,12 +99,25 @@ async def test_what_does_not_fit_waits(blocks_by_exception: bool) -> None:
     assert (b"first2nd3rd", 0, calls + 1) == (sink.got, outbox.size, sink.calls)
 
 
+async def test_a_shut_outbox_still_writes() -> None:
+    """Once shut, nothing is offered any more; a Close frame still goes out."""
+    sink = Sink()
+    outbox = outbox_of(sink)
+    outbox.shut = True
+    assert Verdict.CLOSED is outbox.offer(b"frame")
+    assert Verdict.ACCEPTED is outbox.write(b"close")
+    sink.capacity = 100
+    outbox.flush()
+    assert b"close" == sink.got
+
+
 async def test_a_frame_is_refused_whole() -> None:
     """Over the bound the answer is SLOW, no byte of the frame is taken; what must go still does."""
     sink = Sink()
     outbox = outbox_of(sink, max_bytes=10)
     assert Verdict.ACCEPTED is outbox.offer(b"x" * 8)
     assert Verdict.SLOW is outbox.offer(b"y" * 3)
+    assert 1 == sink.overflows
     assert Verdict.ACCEPTED is outbox.offer(b"z" * 2)
     assert Verdict.ACCEPTED is outbox.write(b"close")
     sink.capacity = 100
@@ -322,7 +339,7 @@ PROGRAMS = st.lists(
         st.tuples(st.just("room"), st.integers(0, 80)),
         st.tuples(st.just("pass"), st.integers(1, 400)),
         st.tuples(st.sampled_from(["flush", "when empty", "cancel a room"]), st.just(0)),
-        st.tuples(st.sampled_from(["break", "close"]), st.just(0)),
+        st.tuples(st.sampled_from(["break", "close", "shut"]), st.just(0)),
     ),
     max_size=40,
 )
@@ -385,6 +402,8 @@ class World:
                 if not self.actions_due:
                     self.actions_due = 1
                     self.outbox.when_empty(self._emptied)
+            case "shut":
+                self.outbox.shut = True
             case "break":
                 self.sink.broken = not self.writes_itself
             case _:
@@ -395,16 +414,21 @@ class World:
 
     def _add(self, operation: str, size: int) -> None:
         data = bytes((len(self.accepted) + index) % 251 for index in range(size))
-        waiting = self.outbox.size
+        waiting, overflows = self.outbox.size, self.sink.overflows
         verdict = (self.outbox.offer if operation == "offer" else self.outbox.write)(data)
-        if operation == "offer" and waiting and waiting + size > self.MAX_BYTES:
+        if operation == "offer" and self.outbox.shut:
+            assert Verdict.CLOSED is verdict
+            self.closed = self.outbox.closed  # shut, or broken by this offer
+        elif operation == "offer" and waiting and waiting + size > self.MAX_BYTES:
             assert Verdict.SLOW is verdict
+            overflows += 1
         elif self.closed or (self.sink.broken and not waiting):
             assert Verdict.CLOSED is verdict
             self.closed = True
         else:
             assert Verdict.ACCEPTED is verdict
             self.accepted += data
+        assert overflows == self.sink.overflows
 
     def _take(self, amount: int) -> None:
         if self.writes_itself:

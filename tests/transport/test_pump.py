@@ -589,7 +589,9 @@ async def test_a_unix_socket(world: World, poller: FakePoller, tmp_path: Path) -
     listening.close()
 
 
-async def test_closing_while_resting(door: Door, autojump_clock: MockClock) -> None:
+async def test_closing_while_resting(
+    door: Door, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """A listener that is closed does not come back when its rest is over."""
     door.sock.errors = [errno.EMFILE]
     await door.open()
@@ -597,6 +599,7 @@ async def test_closing_while_resting(door: Door, autojump_clock: MockClock) -> N
     door.listening.close()
     await trio.sleep(1)
     assert ({}, [door.fd]) == (door.poller.watched, door.poller.forgotten)
+    assert 1 == len(caplog.records)  # the overload
 
 
 async def test_an_exception_does_not_end_a_listener(door: Door) -> None:

@@ -103,7 +103,8 @@ def _unquoted(text: str) -> str:
 # Receiving (§6.2, §7.2.2).
 
 # The tail, and an empty final block: it ends the stream if, and only if, one may begin there.
-_END = _TAIL + b"\x03\x00"
+_LAST_BLOCK = b"\x03\x00"
+_END = _TAIL + _LAST_BLOCK
 # A final block does not end a message (§7.2.1), but zlib has to be set up again after each.
 _MAX_FINAL_BLOCKS = 16
 _MESSAGE_COST = 64
@@ -128,7 +129,9 @@ def inflate(payload: bytes, max_bytes: int) -> bytes:
             if len(message) > max_bytes:
                 raise ParseFailed(f"message over {max_bytes} bytes", CloseReason.MESSAGE_TOO_BIG)
             if not inflater.eof:
-                if inflater.decompress(_END, 1) or not inflater.eof or inflater.unused_data:
+                broken = inflater.decompress(_END, 1) or not inflater.eof
+                # A final block that the tail completes has ended the stream before ours.
+                if broken or inflater.unused_data not in (b"", _LAST_BLOCK):
                     raise zlib.error("the message breaks off")
                 return message
         except zlib.error as error:

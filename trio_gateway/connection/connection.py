@@ -8,7 +8,7 @@ at all; once there is a close reason it does not change.
 
 import secrets
 import struct
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, Self
 
 import trio
@@ -259,21 +259,14 @@ class Connection(WebSocketConnection, Receiver):
         if outbox.write(frame) is Verdict.CLOSED:
             self._check_open()
 
-    def offer(self, frame: bytes) -> Verdict:
-        """Send an encoded frame without ever waiting, as a hub does.
+    @property
+    def offer(self) -> Callable[[bytes], Verdict]:
+        """``offer(frame)`` sends an encoded frame without ever waiting, as a hub does.
 
         A peer for which ``Limits.max_outbox_bytes`` wait already is disconnected with 1013 and the
-        answer is ``Verdict.SLOW``.
+        answer is ``Verdict.SLOW``. It is the outbox's own method: a fan-out has no time for more.
         """
-        if self._reason is not None:
-            return Verdict.CLOSED
-        outbox = self._link.outbox
-        if not outbox.size:
-            return outbox.write(frame)
-        verdict = outbox.offer(frame)
-        if verdict is Verdict.SLOW:
-            self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
-        return verdict
+        return self._link.outbox.offer
 
     async def ping(self, payload: bytes | None = None) -> None:
         """Send a ping and wait for its pong; a later ping's pong counts too.
@@ -427,6 +420,10 @@ class Connection(WebSocketConnection, Receiver):
             self._link.deadline(self._heartbeat.pong_timeout)
             self._control(ping_frame(_HEARTBEAT))
 
+    def overflowed(self) -> None:
+        """More was offered than may wait."""
+        self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+
     def leave(self) -> None:
         """The gateway is cancelled."""
         self.disconnect(CloseCode.GOING_AWAY)
@@ -489,8 +486,7 @@ class Connection(WebSocketConnection, Receiver):
 
     def _control(self, frame: bytes) -> None:
         """Send a control frame; a peer that provokes them and never reads is a slow consumer."""
-        if self._link.outbox.offer(frame) is Verdict.SLOW:
-            self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+        self._link.outbox.offer(frame)
 
     def _pong(self, payload: bytes) -> None:
         # A pong answers its ping and all before it (RFC 6455 §5.5.3).
@@ -527,6 +523,7 @@ class Connection(WebSocketConnection, Receiver):
         if self._reason is not None:
             return
         self._reason = reason
+        self._link.outbox.shut = True
         if frame is not None:
             self._close_sent = True
             self._link.outbox.write(frame)

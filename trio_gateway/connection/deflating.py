@@ -5,6 +5,8 @@ that makes them shorter. The rules: what a read inflates to is bounded, as is al
 handler; a send compresses first and is then taken whole or not at all, as any other.
 """
 
+from collections.abc import Callable
+
 from trio_gateway.connection.compression import InflatingDecoder, SharedDeflater
 from trio_gateway.connection.connection import Connection, ConnectionDesk
 from trio_gateway.handshake.head import RequestHead
@@ -48,8 +50,12 @@ class DeflatingConnection(Connection):
     async def send_frame(self, frame: bytes) -> None:
         await super().send_frame(self._deflater.deflate(frame))
 
-    def offer(self, frame: bytes) -> Verdict:
-        return super().offer(self._deflater.deflate(frame))
+    @property
+    def offer(self) -> Callable[[bytes], Verdict]:
+        return self._offer_deflated
+
+    def _offer_deflated(self, frame: bytes) -> Verdict:
+        return self._link.outbox.offer(self._deflater.deflate(frame))
 
     def disconnect(self, code: int, reason: str | None = None) -> None:
         super().disconnect(code, reason)

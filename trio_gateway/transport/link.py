@@ -42,6 +42,9 @@ class Receiver:
     def expired(self) -> None:
         """The deadline set with ``Link.deadline()`` has passed."""
 
+    def overflowed(self) -> None:
+        """More was offered than may wait for the peer."""
+
     def leave(self) -> None:
         """The gateway is cancelled: say goodbye, as far as that goes without waiting."""
 
@@ -269,6 +272,10 @@ class Link(ABC):
         """Say that no more will come, and wait a moment for the peer to hang up."""
         self._send_eof()
         self.deadline(self.timeouts.linger_timeout)
+
+    def overflowed(self) -> None:
+        """The outbox's call: an offer was refused."""
+        self._contain(self.receiver.overflowed)
 
     def stalled(self) -> None:
         """The outbox's call: nothing moved for ``Timeouts.send_timeout``."""

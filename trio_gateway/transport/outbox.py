@@ -42,6 +42,9 @@ class Sink(Protocol):
     def want_write(self) -> None:
         """See to it that ``Outbox.flush()`` is called when more may fit."""
 
+    def overflowed(self) -> None:
+        """An offer was refused: too much waits already."""
+
     def stalled(self) -> None:
         """Bytes wait, and nothing moved for the send timeout, or they wait too long already."""
 
@@ -58,6 +61,11 @@ class Outbox:
         timers: the wheel that watches for progress.
         send_timeout: seconds without progress until the sink is told that it is stalled.
         max_age: seconds until the sink is told so although it moves, because it never gets empty.
+
+    Attributes:
+        size: bytes that wait.
+        closed: nothing is taken any more.
+        shut: nothing is offered any more; what has to be written still is.
     """
 
     __slots__ = (
@@ -73,6 +81,7 @@ class Outbox:
         "_timers",
         "closed",
         "max_bytes",
+        "shut",
         "size",
         "timer_tick",
     )
@@ -99,16 +108,33 @@ class Outbox:
         self.max_bytes = max_bytes
         self.size = 0
         self.closed = False
+        self.shut = False
         self.timer_tick = 0
 
     def offer(self, data: bytes) -> Verdict:
         """Take ``data`` whole, or say why not; never waits.
 
-        ``SLOW`` means that earlier bytes wait and these would exceed ``max_bytes``.
+        ``SLOW`` means that earlier bytes wait and these would exceed ``max_bytes``; the sink is
+        told. ``CLOSED`` means that it is broken, closed or ``shut``.
         """
-        if self.size and self.size + len(data) > self.max_bytes:
-            return Verdict.SLOW
-        return self.write(data)
+        if self.shut:
+            return Verdict.CLOSED
+        if self._chunks:
+            if self.size + len(data) > self.max_bytes:
+                self._sink.overflowed()
+                return Verdict.SLOW
+            return self.write(data)
+        # The whole of a delivery, for nearly all of them: this is what a fan-out calls.
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._fail()
+            return Verdict.CLOSED
+        if sent != len(data):
+            self._keep(data, sent)
+        return Verdict.ACCEPTED
 
     def write(self, data: bytes) -> Verdict:
         """As ``offer``, for what must not be refused: an HTTP answer, a Close frame."""
@@ -125,12 +151,8 @@ class Outbox:
         except OSError:
             self._fail()
             return Verdict.CLOSED
-        if sent < len(data):
-            self._chunks = deque((memoryview(data)[sent:] if sent else data,))
-            self.size = len(data) - sent
-            self._behind_since = trio.current_time()
-            self._timers.arm(self, self._send_timeout)
-            self._sink.want_write()
+        if sent != len(data):
+            self._keep(data, sent)
         return Verdict.ACCEPTED
 
     def flush(self) -> None:
@@ -185,7 +207,7 @@ class Outbox:
     def close(self) -> None:
         """Forget what waits and wake whoever waits for room; idempotent."""
         if not self.closed:
-            self.closed = True
+            self.closed = self.shut = True
             self.size = 0
             self._chunks = None
             self._emptied = None
@@ -198,6 +220,14 @@ class Outbox:
         self._timers.arm(self, self._send_timeout)
         if not moved or trio.current_time() >= self._behind_since + self._max_age:
             self._sink.stalled()
+
+    def _keep(self, data: bytes, sent: int) -> None:
+        """Begin to wait with what did not fit."""
+        self._chunks = deque((memoryview(data)[sent:] if sent else data,))
+        self.size = len(data) - sent
+        self._behind_since = trio.current_time()
+        self._timers.arm(self, self._send_timeout)
+        self._sink.want_write()
 
     def _join(self) -> None:
         """Make one piece of many small ones, so that one system call sends them all."""

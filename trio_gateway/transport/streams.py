@@ -81,15 +81,17 @@ class StreamLink(Link):
                         await self._read()
         finally:
             with trio.CancelScope(shield=True):
-                await self._say_farewell()
-                self.abort()
-                await trio.aclose_forcefully(self._stream)
+                try:
+                    await self._say_farewell()
+                finally:
+                    self.abort()
+                    await trio.aclose_forcefully(self._stream)
 
     async def _say_farewell(self) -> None:
         """Cancelled: send the phase's last words, unless a frame was cut by the cancellation."""
         if self.ended or not self._connected or self._sending:
             return
-        self.receiver.leave()
+        self._contain(self.receiver.leave)
         with trio.move_on_after(self.timeouts.linger_timeout):
             with suppress(BrokenResourceError, ClosedResourceError):
                 while self.outbox.size:
