@@ -16,7 +16,8 @@ _HEAD = (
 )
 
 _LEGEND = """\
-cost: server CPU (user + system) per operation, or server memory (RSS) per connection; medians.
+cost: server CPU (user + system) per operation, server memory (RSS) per connection, or what the
+  workload says; medians.
 ours ÷ it: trio_gateway's cost as a multiple of this server's, the median of the rounds' ratios;
   below 1, ours is cheaper.
 client µs: the load client's own CPU per operation. busy: server and load client, of one core.\
