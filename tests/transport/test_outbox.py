@@ -111,6 +111,19 @@ async def test_a_shut_outbox_still_writes() -> None:
     assert b"close" == sink.got
 
 
+@pytest.mark.parametrize("how", ["offer", "write"])
+async def test_a_peer_that_takes_nothing_at_first(how: str) -> None:
+    """A full socket may say so by an exception; the frame waits whole."""
+    sink = Sink(capacity=0)
+    sink.blocks_by_exception = True
+    outbox = outbox_of(sink)
+    assert Verdict.ACCEPTED is getattr(outbox, how)(b"hello")
+    assert (5, True) == (outbox.size, sink.wants_write)
+    sink.capacity = 100
+    outbox.flush()
+    assert b"hello" == sink.got
+
+
 async def test_a_frame_is_refused_whole() -> None:
     """Over the bound the answer is SLOW, no byte of the frame is taken; what must go still does."""
     sink = Sink()

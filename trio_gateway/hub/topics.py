@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 class Subscriber(Protocol):
     """What the hub knows of a connection. Hashable by identity."""
 
-    def offer(self, frame: bytes) -> Verdict:
-        """Take one or more complete frames in one bytes object; never waits."""
+    @property
+    def offer(self) -> Callable[[bytes], Verdict]:
+        """Takes one or more complete frames in one bytes object; never waits.
+
+        A method will do; what it gives is asked for once, when the subscriber joins.
+        """
         ...
 
 
