@@ -928,3 +928,44 @@ async def test_draining_ends_handlers_wherever_they_run(
     await wait_all_tasks_blocked()
     assert (5, 0) == (trio.current_time() - began, gateway.statistics().handlers)
     assert 0 == gateway.statistics().sockets
+
+
+POST = b"POST /page HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 4\r\n\r\n"
+CHUNKED = b"POST /page HTTP/1.1\r\nHost: gateway.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "end", ["whole", "reset", "half-close", "too late", "too large", "not framed"]
+)
+async def test_bodies_are_capped(autojump_clock: MockClock, end: str) -> None:
+    """Of the bodies being read there are so many at most, and each end makes room for another."""
+
+    async def count(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(status=200, body=b"%d" % len(request.body))
+
+    limits = Limits(max_pending_bodies=1, max_body_bytes=8)
+    async with open_gateway(make_router(), http=count, limits=limits) as server:
+        first, second = await server.connect(), await server.connect()
+        await first.send_all(CHUNKED if end in {"too large", "not framed"} else POST)
+        await wait_all_tasks_blocked()
+        await second.send_all(POST + b"body")
+        assert b"HTTP/1.1 503 " == (await second.receive_some())[:13]
+        match end:
+            case "whole":
+                await first.send_all(b"body")
+            case "reset":
+                await trio.aclose_forcefully(first)
+            case "half-close":
+                await first.send_eof()
+            case "too late":
+                await trio.sleep(30)
+            case "too large":
+                await first.send_all(b"9\r\n123456789\r\n")
+            case _:
+                await first.send_all(b"no chunk\r\n")
+        await wait_all_tasks_blocked()
+        third = await server.connect()
+        await third.send_all(POST + b"body")
+        assert (await third.receive_some()).endswith(b"\r\n\r\n4")
+        for stream in (first, second, third):
+            await trio.aclose_forcefully(stream)

@@ -152,7 +152,7 @@ class Reception:
     def requested(self, link: Link, head: RequestHead, rest: bytes) -> None:
         """A whole request head has come in."""
         if head.websocket is None:
-            Exchange(link, head, self, self._limits).begin(rest)
+            self._exchange(link, head, rest)
             return
         if self.draining:
             self.refused(link, _DRAINING)
@@ -182,6 +182,13 @@ class Reception:
         upgrade.begin(rest, self._timeouts.decision_timeout)
         self._handlers += 1
         self.nursery.start_soon(self._handle, upgrade, match.handler)
+
+    def _exchange(self, link: Link, head: RequestHead, rest: bytes) -> None:
+        place = self.admission.admit_body() if head.content_length or head.chunked else None
+        if isinstance(place, Refusal):
+            self.refused(link, place)
+        else:
+            Exchange(link, head, self, self._limits, place).begin(rest)
 
     def refused(self, link: Link, refusal: Refusal, *, head_only: bool = False) -> None:
         """Answer with a refusal and close."""

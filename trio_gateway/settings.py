@@ -35,6 +35,7 @@ class Limits:
         max_headers: header lines of a request.
         max_target_bytes: the request target.
         max_body_bytes: the body of a plain HTTP request.
+        max_pending_bodies: such bodies being read at once; more are refused with 503.
         max_message_bytes: a message, in bytes, whatever it is made of.
         max_fragments: frames of one message.
         max_control_frames: pings and pongs of one peer in any second; more close it with 4429.
@@ -53,6 +54,7 @@ class Limits:
     max_headers: int = attrs.field(default=100, validator=_count)
     max_target_bytes: int = attrs.field(default=8 * 1024, validator=_count)
     max_body_bytes: int = attrs.field(default=1024 * 1024, validator=_count)
+    max_pending_bodies: int = attrs.field(default=256, validator=_count)
     max_message_bytes: int = attrs.field(default=1024 * 1024, validator=_count)
     max_fragments: int = attrs.field(default=1024, validator=_count)
     max_control_frames: int = attrs.field(default=100, validator=_count)

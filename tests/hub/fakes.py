@@ -43,6 +43,11 @@ def greeting(joined: Joined) -> list[bytes]:
     return [f"joined {joined.position.offset}\n".encode()]
 
 
+def no_clock() -> float:
+    """Stand still, so that a fan-out yields by no wall clock."""
+    return 0.0
+
+
 async def no_pause(_: str) -> None:
     """Let a broker answer at once."""
 

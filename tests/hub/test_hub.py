@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.hub.fakes import Recorder, SlowBroker, greeting, line
+from tests.hub.fakes import Recorder, SlowBroker, greeting, line, no_clock
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.hub.broker import Publication
 from trio_gateway.hub.hub import Hub, HubLimits
@@ -24,7 +24,7 @@ async def settle() -> None:
 
 
 def new_hub(broker: MemoryBroker | SlowBroker | None = None, **limits: int) -> Hub:
-    hub = Hub(broker or MemoryBroker(), limits=HubLimits(**limits))
+    hub = Hub(broker or MemoryBroker(), limits=HubLimits(**limits), clock=no_clock)
     hub.encode_with("chat", line)
     return hub
 
@@ -57,7 +57,7 @@ async def test_a_publication_is_encoded_once(nursery: trio.Nursery) -> None:
         encoded.append(publication)
         return line(publication)
 
-    hub = Hub(MemoryBroker())
+    hub = Hub(MemoryBroker(), clock=no_clock)
     hub.encode_with("news", encode)
     await nursery.start(hub.run)
     await hub.publish("news:a", b"nobody")
@@ -322,7 +322,7 @@ async def test_an_encoder_that_raises_skips_that_publication(
             raise LookupError
         return line(publication)
 
-    hub, ann = Hub(MemoryBroker()), Recorder()
+    hub, ann = Hub(MemoryBroker(), clock=no_clock), Recorder()
     hub.encode_with("chat", encode)
     await nursery.start(hub.run)
     await hub.subscribe(TOPIC, ann, user="ann")

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.hub.fakes import Recorder, SlowBroker, greeting, line
+from tests.hub.fakes import Recorder, SlowBroker, greeting, line, no_clock
 from trio_gateway.errors import CloseCode
 from trio_gateway.hub.broker import Page, Publication, Retention
 from trio_gateway.hub.hub import Hub, HubLimits, Joined
@@ -33,7 +33,7 @@ class Gate:
 
 
 async def open_hub(nursery: trio.Nursery, broker: SlowBroker, **limits: int) -> Hub:
-    hub = Hub(broker, limits=HubLimits(**limits))
+    hub = Hub(broker, limits=HubLimits(**limits), clock=no_clock)
     hub.encode_with("chat", line)
     await nursery.start(hub.run)
     return hub
@@ -460,7 +460,7 @@ async def test_on_gap_that_fails_is_contained(
         raise LookupError
 
     broker = Scripted()
-    hub = Hub(broker, on_gap=fail)
+    hub = Hub(broker, on_gap=fail, clock=no_clock)
     hub.encode_with("chat", line)
     await nursery.start(hub.run)
     await _join(hub, Recorder())
@@ -474,7 +474,7 @@ async def test_on_gap_that_fails_is_contained(
 
 async def test_a_trimmed_catch_up_is_a_gap() -> None:
     """When more was published between two runs than is kept, subscribers are told."""
-    hub = Hub(MemoryBroker(retention=Retention(max_publications=2)))
+    hub = Hub(MemoryBroker(retention=Retention(max_publications=2)), clock=no_clock)
     hub.encode_with("chat", line)
     ann = Recorder()
     await _join(hub, ann)

@@ -6,7 +6,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hub.fakes import Recorder, line
+from tests.hub.fakes import Recorder, line, no_clock
 from trio_gateway.hub.hub import Hub, HubLimits
 from trio_gateway.hub.memory import MemoryBroker
 from trio_gateway.hub.presence import Change, Roster
@@ -20,7 +20,7 @@ def presence_line(topic: str, count: int, joined: tuple[str, ...], left: tuple[s
 
 @pytest.fixture
 async def hub(nursery: trio.Nursery) -> Hub:
-    hub = Hub(MemoryBroker(), limits=HubLimits(max_presence_names=3))
+    hub = Hub(MemoryBroker(), limits=HubLimits(max_presence_names=3), clock=no_clock)
     hub.encode_with("chat", line, presence=presence_line)
     hub.encode_with("mute", line)
     await nursery.start(hub.run)
@@ -158,7 +158,7 @@ async def test_an_encoder_that_raises_is_contained(
     def fail(*_: object) -> bytes:
         raise LookupError
 
-    hub = Hub(MemoryBroker())
+    hub = Hub(MemoryBroker(), clock=no_clock)
     hub.encode_with("chat", line, presence=fail)
     await nursery.start(hub.run)
     watcher = await join(hub, "ann", presence=True)

@@ -67,6 +67,7 @@ class Admission:
         # The total stands under "", each address under its own name.
         self._handshakes: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
+        self._bodies: Counter[str] = Counter()
 
     @property
     def handshakes(self) -> int:
@@ -85,6 +86,14 @@ class Admission:
                 503, "too_many_handshakes", "too many handshakes at once; try again", (_RETRY_SOON,)
             )
         return _take(self._handshakes, "")
+
+    def admit_body(self) -> Place | Refusal:
+        """Take a place for the body of a plain HTTP request, until it is whole."""
+        if self._bodies[""] >= self._limits.max_pending_bodies:
+            return Refusal(
+                503, "too_many_bodies", "too many request bodies at once; try again", (_RETRY_SOON,)
+            )
+        return _take(self._bodies, "")
 
     def admit_connection(self, address: str, head: RequestHead) -> Place | Refusal:
         """Take a place for an upgrade.

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 import h11
 
+from trio_gateway.handshake.admission import Place
 from trio_gateway.handshake.head import RequestHead
 from trio_gateway.handshake.refusal import Refusal, reason_phrase
 from trio_gateway.http.messages import HttpRequest, HttpResponse
@@ -52,11 +53,29 @@ class Exchange(Receiver):
         head: the request's head.
         desk: who answers.
         limits: the bound of the body.
+        place: held until the body is whole; None where there is none.
     """
 
-    __slots__ = ("_body", "_desk", "_limits", "_parser", "_rest", "_waiting", "head", "link")
+    __slots__ = (
+        "_body",
+        "_desk",
+        "_limits",
+        "_parser",
+        "_place",
+        "_rest",
+        "_waiting",
+        "head",
+        "link",
+    )
 
-    def __init__(self, link: Link, head: RequestHead, desk: ExchangeDesk, limits: Limits) -> None:
+    def __init__(
+        self,
+        link: Link,
+        head: RequestHead,
+        desk: ExchangeDesk,
+        limits: Limits,
+        place: Place | None = None,
+    ) -> None:
         self.link = link
         self.head = head
         self._desk = desk
@@ -64,6 +83,7 @@ class Exchange(Receiver):
         self._body = bytearray()
         self._rest = b""
         self._parser: h11.Connection | None = None
+        self._place = place
         self._waiting = False
 
     def begin(self, rest: bytes) -> None:
@@ -96,7 +116,7 @@ class Exchange(Receiver):
         try:
             self._read_body(self._parser)
         except h11.RemoteProtocolError:
-            self._desk.refused(self.link, _BAD_BODY)
+            self._give_up(_BAD_BODY)
 
     def feed_eof(self) -> None:
         """The peer sends no more; a request that is whole is still answered."""
@@ -105,7 +125,11 @@ class Exchange(Receiver):
 
     def expired(self) -> None:
         """The body took too long."""
-        self._desk.refused(self.link, _TOO_LATE)
+        self._give_up(_TOO_LATE)
+
+    def lost(self) -> None:
+        """The peer is gone."""
+        self._leave_place()
 
     def stalled(self) -> None:
         """The peer does not read its answer."""
@@ -143,11 +167,19 @@ class Exchange(Receiver):
 
     def _refuse_body(self) -> None:
         most = self._limits.max_body_bytes
-        self._desk.refused(
-            self.link, Refusal(413, "body_too_large", f"a request body has at most {most} bytes")
-        )
+        self._give_up(Refusal(413, "body_too_large", f"a request body has at most {most} bytes"))
+
+    def _give_up(self, refusal: Refusal) -> None:
+        """Refuse before the request is whole."""
+        self._leave_place()
+        self._desk.refused(self.link, refusal)
+
+    def _leave_place(self) -> None:
+        if self._place is not None:
+            self._place.close()
 
     def _complete(self) -> None:
+        self._leave_place()
         self._waiting = True
         self.link.no_deadline()
         head = self.head
