@@ -11,6 +11,7 @@ from trio_websocket import Endpoint
 
 from trio_gateway.settings import Timeouts
 from trio_gateway.transport.link import Link, LinkSetup, Receiver
+from trio_gateway.transport.outbox import Sender
 from trio_gateway.transport.timers import Timers
 
 T = TypeVar("T")
@@ -78,10 +79,10 @@ class FakeLink(Link):
         super().__init__(setup or link_setup(), peer=peer, local=LOCAL, is_ssl=False)
 
     @property
-    def send(self) -> Callable[[bytes | memoryview], int]:
-        return self._send
+    def sender(self) -> Sender:
+        return self
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         if self.broken:
             raise BrokenPipeError(errno.EPIPE, "the peer is gone")
         fitting = int(min(self.capacity, len(data)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.transport.fakes import on_virtual_time
-from trio_gateway.transport.outbox import Outbox, Verdict
+from trio_gateway.transport.outbox import Outbox, Sender, Verdict
 from trio_gateway.transport.timers import Timers
 
 TICK = 1 / 16
@@ -34,6 +34,10 @@ class Sink:
     @property
     def got(self) -> bytes:
         return bytes(self.received)
+
+    @property
+    def sender(self) -> Sender:
+        return self
 
     def send(self, data: bytes | memoryview) -> int:
         self.calls += 1
@@ -103,7 +107,7 @@ async def test_a_shut_outbox_still_writes() -> None:
     """Once shut, nothing is offered any more; a Close frame still goes out."""
     sink = Sink()
     outbox = outbox_of(sink)
-    outbox.shut = True
+    outbox.shut_down()
     assert Verdict.CLOSED is outbox.offer(b"frame")
     assert Verdict.ACCEPTED is outbox.write(b"close")
     sink.capacity = 100
@@ -416,7 +420,7 @@ class World:
                     self.actions_due = 1
                     self.outbox.when_empty(self._emptied)
             case "shut":
-                self.outbox.shut = True
+                self.outbox.shut_down()
             case "break":
                 self.sink.broken = not self.writes_itself
             case _:

@@ -8,7 +8,7 @@ at all; once there is a close reason it does not change.
 
 import secrets
 import struct
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol, Self
 
 import trio
@@ -29,7 +29,7 @@ from trio_gateway.handshake.head import RequestHead
 from trio_gateway.handshake.upgrade import handshake_headers
 from trio_gateway.settings import Heartbeat, Limits
 from trio_gateway.transport.link import Link, Receiver
-from trio_gateway.transport.outbox import Verdict
+from trio_gateway.transport.outbox import Lane, Verdict
 from trio_gateway.transport.signal import WaitingTasks
 
 _MESSAGE_OVERHEAD = 64  # what a queued message costs besides its bytes
@@ -259,14 +259,18 @@ class Connection(WebSocketConnection, Receiver):
         if outbox.write(frame) is Verdict.CLOSED:
             self._check_open()
 
-    @property
-    def offer(self) -> Callable[[bytes], Verdict]:
-        """``offer(frame)`` sends an encoded frame without ever waiting, as a hub does.
+    def offer(self, frame: bytes, /) -> Verdict:
+        """Send an encoded frame without ever waiting, as a hub does.
 
         A peer for which ``Limits.max_outbox_bytes`` wait already is disconnected with 1013 and the
-        answer is ``Verdict.SLOW``. It is the outbox's own method: a fan-out has no time for more.
+        answer is ``Verdict.SLOW``.
         """
-        return self._link.outbox.offer
+        return self._link.outbox.offer(frame)
+
+    @property
+    def lane(self) -> Lane:
+        """What a hub offers frames to in place of this: a fan-out has no time for a call more."""
+        return self._link.outbox
 
     async def ping(self, payload: bytes | None = None) -> None:
         """Send a ping and wait for its pong; a later ping's pong counts too.
@@ -523,7 +527,7 @@ class Connection(WebSocketConnection, Receiver):
         if self._reason is not None:
             return
         self._reason = reason
-        self._link.outbox.shut = True
+        self._link.outbox.shut_down()
         if frame is not None:
             self._close_sent = True
             self._link.outbox.write(frame)

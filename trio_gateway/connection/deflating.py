@@ -5,14 +5,13 @@ that makes them shorter. The rules: what a read inflates to is bounded, as is al
 handler; a send compresses first and is then taken whole or not at all, as any other.
 """
 
-from collections.abc import Callable
 
 from trio_gateway.connection.compression import InflatingDecoder, SharedDeflater
 from trio_gateway.connection.connection import Connection, ConnectionDesk
 from trio_gateway.handshake.head import RequestHead
 from trio_gateway.settings import Heartbeat, Limits
 from trio_gateway.transport.link import Link
-from trio_gateway.transport.outbox import Verdict
+from trio_gateway.transport.outbox import Lane, Verdict
 
 
 class DeflatingConnection(Connection):
@@ -50,12 +49,12 @@ class DeflatingConnection(Connection):
     async def send_frame(self, frame: bytes) -> None:
         await super().send_frame(self._deflater.deflate(frame))
 
-    @property
-    def offer(self) -> Callable[[bytes], Verdict]:
-        return self._offer_deflated
-
-    def _offer_deflated(self, frame: bytes) -> Verdict:
+    def offer(self, frame: bytes, /) -> Verdict:
         return self._link.outbox.offer(self._deflater.deflate(frame))
+
+    @property
+    def lane(self) -> Lane:
+        return self
 
     def disconnect(self, code: int, reason: str | None = None) -> None:
         super().disconnect(code, reason)

@@ -121,7 +121,7 @@ class Flusher:
                 continue
             verdict: Verdict | None = None
             try:
-                verdict = subscription.offer(data)
+                verdict = subscription.lane.offer(data)
             except Exception:
                 _log.exception(_FAILED_OFFER)
             if verdict is not accepted:
@@ -155,7 +155,7 @@ class Flusher:
         queue.clear()
         verdict: Verdict | None = None
         try:
-            verdict = link.offer(data)
+            verdict = link.lane.offer(data)
         except Exception:
             _log.exception(_FAILED_OFFER)
         if verdict is Verdict.ACCEPTED:

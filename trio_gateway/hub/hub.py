@@ -370,7 +370,7 @@ class Hub:
             return joined
         frames = b"".join([*greet(joined), *entry.held])
         self._index.go_live(subscription, entry.live)
-        verdict = subscription.offer(frames) if frames else Verdict.ACCEPTED
+        verdict = subscription.lane.offer(frames) if frames else Verdict.ACCEPTED
         if verdict is not Verdict.ACCEPTED:
             self._refused(subscription.link, verdict)
         return joined

@@ -12,7 +12,7 @@ from trio_gateway.hub.broker import Broker
 from trio_gateway.hub.joining import Join
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.presence import Announcer
-from trio_gateway.hub.topics import Kind, Link, Subscriber, Subscription, Topic
+from trio_gateway.hub.topics import Kind, Link, Subscriber, Subscription, Topic, lane_of
 from trio_gateway.hub.values import HubLimits
 
 
@@ -49,8 +49,8 @@ class Index:
             topic = self.topics[name] = Topic(name, kind)
         link = self._links.get(subscriber)
         if link is None:
-            link = self._links[subscriber] = Link(subscriber, subscriber.offer)
-        subscription = Subscription(link, topic, user, presence, link.offer)
+            link = self._links[subscriber] = Link(subscriber, lane_of(subscriber))
+        subscription = Subscription(link, topic, user, presence, link.lane)
         link.subscriptions[name] = subscription
         join = Join(subscription, self._limits.max_held, self._limits.max_held_bytes)
         topic.joins[subscriber] = join

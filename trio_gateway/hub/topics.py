@@ -6,7 +6,7 @@ frames that came while it was live, less those it was excluded from or has in it
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import attrs
 import trio
@@ -14,22 +14,29 @@ import trio
 from trio_gateway.hub.broker import Publication
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.presence import PresenceEncoder, Roster
-from trio_gateway.transport.outbox import Verdict
+from trio_gateway.transport.outbox import Lane
 
 if TYPE_CHECKING:
     from trio_gateway.hub.joining import Join
 
 
-class Subscriber(Protocol):
-    """What the hub knows of a connection. Hashable by identity."""
+class Subscriber(Lane, Protocol):
+    """What the hub knows of a connection: where to offer frames. Hashable by identity."""
+
+
+@runtime_checkable
+class Laned(Protocol):
+    """A subscriber that has something behind it to offer frames to, and saves a call by it."""
 
     @property
-    def offer(self) -> Callable[[bytes], Verdict]:
-        """Takes one or more complete frames in one bytes object; never waits.
-
-        A method will do; what it gives is asked for once, when the subscriber joins.
-        """
+    def lane(self) -> Lane:
+        """Stands for the subscriber as long as that is subscribed; asked for once."""
         ...
+
+
+def lane_of(subscriber: Subscriber) -> Lane:
+    """Return what a fan-out offers a subscriber's frames to."""
+    return subscriber.lane if isinstance(subscriber, Laned) else subscriber
 
 
 @attrs.frozen
@@ -45,13 +52,13 @@ class Link:
     """One subscriber with all its subscriptions.
 
     Attributes:
-        offer: the subscriber's, bound once.
+        lane: the subscriber's.
         queue: batches that the flusher has gathered and not offered yet; a subscription that
             ends takes its own out.
     """
 
     subscriber: Subscriber
-    offer: Callable[[bytes], Verdict]
+    lane: Lane
     subscriptions: dict[str, "Subscription"] = attrs.Factory(dict)
     queue: "list[Batch]" = attrs.Factory(list)
 
@@ -62,14 +69,14 @@ class Subscription:
 
     Attributes:
         active: false from the moment it ended; whoever still holds it then offers it nothing.
-        offer: as the link's; here because each delivery looks it up.
+        lane: as the link's; here because each delivery looks it up.
     """
 
     link: Link
     topic: "Topic"
     user: str
     presence: bool
-    offer: Callable[[bytes], Verdict]
+    lane: Lane
     active: bool = True
 
 
@@ -117,6 +124,8 @@ class Topic:
     dirty: bool = False
     attached: bool = False
     busy: trio.Event | None = None
+    # The live ones as a list that is never changed, made when it is needed: batches share it.
+    _audience: list[Subscription] | None = None
     _pending: list[bytes] = attrs.Factory(list)
     _notices: list[bytes] = attrs.Factory(list)
     # Subscriptions with their own view of what is pending: live only from this index on, …
@@ -134,6 +143,7 @@ class Topic:
     def go_live(self, subscription: Subscription, position: Position) -> None:
         """Add a subscription that has everything up to ``position``, and needs all after it."""
         self.subscriptions[subscription.link.subscriber] = subscription
+        self._audience = None
         if subscription.presence:
             self.listeners[subscription] = None
         if self._pending:
@@ -149,6 +159,7 @@ class Topic:
         if self.subscriptions.get(subscriber) is not subscription:
             return False
         del self.subscriptions[subscriber]
+        self._audience = None
         for exceptions in (self.listeners, self._fresh, self._omitted, self._ahead):
             exceptions.pop(subscription, None)
         return True
@@ -207,7 +218,9 @@ class Topic:
                 view = [f for i, f in enumerate(frames) if i >= start and i not in without]
                 self._add(batches, [subscription], view)
         else:
-            self._add(batches, list(self.subscriptions.values()), frames)
+            if self._audience is None:
+                self._audience = list(self.subscriptions.values())
+            self._add(batches, self._audience, frames)
         if notices:
             self._add(batches, list(self.listeners), notices, overlapping=True)
         return batches

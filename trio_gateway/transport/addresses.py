@@ -1,6 +1,7 @@
 """Who is at the other end: addresses that never raise, whatever the socket."""
 
 import socket
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from trio_websocket import Endpoint
@@ -21,6 +22,28 @@ def endpoint(address: Any, *, is_ssl: bool) -> Endpoint | str:
     if isinstance(address, bytes):
         address = address.decode("utf-8", "backslashreplace")
     return f"unix:{address}" if address else "unix:"
+
+
+def plain_address(address: str) -> str:
+    """Return an IP address as its owner writes it: no zone, and IPv4 where IPv6 only carries it."""
+    if ":" not in address:
+        return address
+    try:
+        found = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or found)
+
+
+def owned_by(address: str, ipv6_prefix: int) -> str:
+    """Return what limits count an address as: itself, or the network of so many bits around it."""
+    if ":" not in address:
+        return address
+    address = plain_address(address)
+    try:
+        return str(IPv6Network((address, ipv6_prefix), strict=False))
+    except ValueError:  # IPv4 after all, or no address
+        return address
 
 
 def local_address(sock: Any) -> Any:

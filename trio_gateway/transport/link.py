@@ -16,8 +16,8 @@ import attrs
 from trio_websocket import Endpoint
 
 from trio_gateway.settings import Timeouts
-from trio_gateway.transport.addresses import endpoint
-from trio_gateway.transport.outbox import Outbox
+from trio_gateway.transport.addresses import endpoint, plain_address
+from trio_gateway.transport.outbox import Outbox, Sender
 from trio_gateway.transport.timers import Timers
 
 _log = logging.getLogger("trio_gateway")
@@ -75,6 +75,7 @@ class LinkSetup:
         max_outbox_bytes: what may wait for a peer.
         max_read: bytes read at once; None for a sensible number.
         not_tls: what is answered to plain HTTP on a TLS port.
+        proxy_protocol: whether a PROXY protocol header comes first, before TLS too.
         ended: called once with each link, when it has ended.
     """
 
@@ -84,6 +85,7 @@ class LinkSetup:
     max_read: int | None
     not_tls: bytes
     ended: "Callable[[Link], None]"
+    proxy_protocol: bool = False
 
 
 class Link(ABC):
@@ -98,6 +100,8 @@ class Link(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_client",
+        "_conveyed",
         "_ended",
         "_held",
         "_state",
@@ -119,6 +123,8 @@ class Link(ABC):
         self._ended = setup.ended
         self.timer_tick = 0
         self.peer = peer
+        self._conveyed: str | None = None
+        self._client: str | None = None
         self.local_peer = local
         self.is_ssl = is_ssl
         self.eof = False
@@ -136,8 +142,8 @@ class Link(ABC):
 
     @property
     @abstractmethod
-    def send(self) -> Callable[[bytes | memoryview], int]:
-        """Sends what fits now; see ``Sink.send``."""
+    def sender(self) -> Sender:
+        """What the outbox writes to."""
 
     @abstractmethod
     def want_write(self) -> None:
@@ -177,10 +183,28 @@ class Link(ABC):
         return endpoint(self.local_peer, is_ssl=self.is_ssl)
 
     @property
-    def address(self) -> str:
-        """The peer's address without its port, as limits count it."""
+    def hop(self) -> str:
+        """The address of whoever speaks here, or of whom the PROXY protocol says, without a port."""
+        if self._conveyed is not None:
+            return self._conveyed
         peer = self.peer
-        return str(peer[0]) if isinstance(peer, tuple) and peer else "unix"
+        return plain_address(str(peer[0])) if isinstance(peer, tuple) and peer else "unix"
+
+    @property
+    def address(self) -> str:
+        """The client's address without its port, as limits and logs have it.
+
+        The peer's, unless a proxy that is trusted speaks for somebody else.
+        """
+        return self._client or self.hop
+
+    def conveyed(self, address: str) -> None:
+        """The PROXY protocol says who is at the other end of the proxy."""
+        self._conveyed = address
+
+    def speaks_for(self, address: str) -> None:
+        """The headers of a trusted proxy say who the present request is from."""
+        self._client = address
 
     def hold(self, held: Held) -> None:
         """Have ``held.close()`` called when the link ends, whatever way it ends."""

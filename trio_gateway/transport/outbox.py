@@ -27,16 +27,36 @@ class Verdict(enum.Enum):
     CLOSED = "closed"
 
 
+# A member of an enum is found by name each time; a delivery has no time for that.
+_ACCEPTED = Verdict.ACCEPTED
+
+
+class Lane(Protocol):
+    """Takes frames without waiting; an outbox is one."""
+
+    def offer(self, data: bytes, /) -> Verdict:
+        """Take one or more complete frames whole, or say why not."""
+        ...
+
+
+class Sender(Protocol):
+    """What an outbox writes to; a non-blocking socket is one."""
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Send what fits and return how many bytes that was.
+
+        Where that is none, return 0 or raise BlockingIOError; another OSError says that it is
+        broken.
+        """
+        ...
+
+
 class Sink(Protocol):
-    """Where an outbox writes; every call returns at once."""
+    """Whose outbox it is; every call returns at once."""
 
     @property
-    def send(self) -> Callable[[bytes | memoryview], int]:
-        """Sends what fits and returns how many bytes that was.
-
-        Where that is none it returns 0 or raises BlockingIOError; another OSError says that the
-        sink is broken. Asked for once, so that a socket's own ``send`` costs no call on top.
-        """
+    def sender(self) -> Sender:
+        """Takes the bytes. Asked for once, so that a delivery goes straight to the socket."""
         ...
 
     def want_write(self) -> None:
@@ -49,14 +69,14 @@ class Sink(Protocol):
         """Bytes wait, and nothing moved for the send timeout, or they wait too long already."""
 
     def abort(self) -> None:
-        """Sending failed: the sink is broken."""
+        """Sending failed: the sender is broken."""
 
 
 class Outbox:
     """A bounded send queue.
 
     Arguments:
-        sink: takes the bytes.
+        sink: has the sender, and is told what becomes of the bytes.
         max_bytes: what may wait before an offer is answered ``Verdict.SLOW``.
         timers: the wheel that watches for progress.
         send_timeout: seconds without progress until the sink is told that it is stalled.
@@ -65,23 +85,23 @@ class Outbox:
     Attributes:
         size: bytes that wait.
         closed: nothing is taken any more.
-        shut: nothing is offered any more; what has to be written still is.
     """
 
     __slots__ = (
         "_behind_since",
         "_chunks",
+        "_clear",
         "_emptied",
         "_max_age",
         "_moved",
         "_room",
-        "_send",
         "_send_timeout",
+        "_sender",
+        "_shut",
         "_sink",
         "_timers",
         "closed",
         "max_bytes",
-        "shut",
         "size",
         "timer_tick",
     )
@@ -96,7 +116,9 @@ class Outbox:
         max_age: float = math.inf,
     ) -> None:
         self._sink = sink
-        self._send = sink.send
+        self._sender = sink.sender
+        # The same while nothing waits and offers are taken, else None: all that a delivery asks.
+        self._clear: Sender | None = self._sender
         self._chunks: deque[bytes | memoryview] | None = None
         self._timers = timers
         self._send_timeout = send_timeout
@@ -108,8 +130,18 @@ class Outbox:
         self.max_bytes = max_bytes
         self.size = 0
         self.closed = False
-        self.shut = False
+        self._shut = False
         self.timer_tick = 0
+
+    @property
+    def shut(self) -> bool:
+        """Whether no offer is taken any more; what has to be written still is."""
+        return self._shut
+
+    def shut_down(self) -> None:
+        """Take no more offers; what waits is still sent. Idempotent."""
+        self._shut = True
+        self._clear = None
 
     def offer(self, data: bytes) -> Verdict:
         """Take ``data`` whole, or say why not; never waits.
@@ -117,16 +149,12 @@ class Outbox:
         ``SLOW`` means that earlier bytes wait and these would exceed ``max_bytes``; the sink is
         told. ``CLOSED`` means that it is broken, closed or ``shut``.
         """
-        if self.shut:
-            return Verdict.CLOSED
-        if self._chunks:
-            if self.size + len(data) > self.max_bytes:
-                self._sink.overflowed()
-                return Verdict.SLOW
-            return self.write(data)
+        sender = self._clear
+        if sender is None:
+            return self._offer_behind(data)
         # The whole of a delivery, for nearly all of them: this is what a fan-out calls.
         try:
-            sent = self._send(data)
+            sent = sender.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -134,7 +162,7 @@ class Outbox:
             return Verdict.CLOSED
         if sent != len(data):
             self._keep(data, sent)
-        return Verdict.ACCEPTED
+        return _ACCEPTED
 
     def write(self, data: bytes) -> Verdict:
         """As ``offer``, for what must not be refused: an HTTP answer, a Close frame."""
@@ -145,7 +173,7 @@ class Outbox:
             self.size += len(data)
             return Verdict.ACCEPTED
         try:
-            sent = self._send(data)
+            sent = self._sender.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -153,7 +181,16 @@ class Outbox:
             return Verdict.CLOSED
         if sent != len(data):
             self._keep(data, sent)
-        return Verdict.ACCEPTED
+        return _ACCEPTED
+
+    def _offer_behind(self, data: bytes) -> Verdict:
+        """Take an offer behind bytes that wait, unless it is too much or too late."""
+        if self._shut:
+            return Verdict.CLOSED
+        if self.size + len(data) > self.max_bytes:
+            self._sink.overflowed()
+            return Verdict.SLOW
+        return self.write(data)
 
     def flush(self) -> None:
         """Send what fits now; called by whoever watches the sink."""
@@ -161,7 +198,7 @@ class Outbox:
         while chunks and self.size:
             self._join()
             try:
-                sent = self._send(chunks[0])
+                sent = self._sender.send(chunks[0])
             except BlockingIOError:
                 break
             except OSError:
@@ -207,7 +244,8 @@ class Outbox:
     def close(self) -> None:
         """Forget what waits and wake whoever waits for room; idempotent."""
         if not self.closed:
-            self.closed = self.shut = True
+            self.closed = True
+            self.shut_down()
             self.size = 0
             self._chunks = None
             self._emptied = None
@@ -223,6 +261,7 @@ class Outbox:
 
     def _keep(self, data: bytes, sent: int) -> None:
         """Begin to wait with what did not fit."""
+        self._clear = None
         self._chunks = deque((memoryview(data)[sent:] if sent else data,))
         self.size = len(data) - sent
         self._behind_since = trio.current_time()
@@ -251,6 +290,7 @@ class Outbox:
             chunks.popleft()
         if not self.size:
             self._chunks = None
+            self._clear = None if self._shut else self._sender
             self._moved = False
             self._timers.disarm(self)
             if self._emptied is not None:

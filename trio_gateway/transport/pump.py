@@ -20,6 +20,7 @@ from trio_websocket import Endpoint
 
 from trio_gateway.transport.addresses import endpoint, is_tcp, local_address
 from trio_gateway.transport.link import Link, LinkSetup
+from trio_gateway.transport.outbox import Sender
 from trio_gateway.transport.pollers import READ, WRITE, Poller
 from trio_gateway.transport.timers import Timers
 
@@ -118,9 +119,9 @@ class SocketLink(Link):
                 self._watch(self._events & ~WRITE)
 
     @property
-    def send(self) -> Callable[[bytes | memoryview], int]:
-        """The socket's own ``send``."""
-        return self._sock.send
+    def sender(self) -> Sender:
+        """The socket itself."""
+        return self._sock
 
     def want_write(self) -> None:
         """Ask the pump for the moment when more fits."""

@@ -5,7 +5,6 @@ the same outbox as a plain socket has. The rule: the two tasks live exactly as l
 """
 
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +13,8 @@ from trio import BrokenResourceError, ClosedResourceError
 
 from trio_gateway.transport.addresses import local_address, remote_address
 from trio_gateway.transport.link import Link, LinkSetup
+from trio_gateway.transport.outbox import Sender
+from trio_gateway.transport.proxy_protocol import NotConveyed, read_header
 from trio_gateway.transport.signal import Signal
 
 _TLS_HANDSHAKE = 0x16  # RFC 8446 §5.1, ContentType handshake
@@ -32,6 +33,7 @@ class StreamLink(Link):
         "_eof_due",
         "_max_read",
         "_not_tls",
+        "_prefaced",
         "_paused",
         "_reading",
         "_resumed",
@@ -52,6 +54,7 @@ class StreamLink(Link):
         self._stream = stream
         self._max_read = setup.max_read or _DEFAULT_READ
         self._not_tls = setup.not_tls
+        self._prefaced = setup.proxy_protocol
         self._connected = False
         self._reading = trio.CancelScope()
         self._paused = False
@@ -103,6 +106,8 @@ class StreamLink(Link):
         if not isinstance(stream, trio.SSLStream):
             return True
         transport = stream.transport_stream
+        if self._prefaced and not await self._read_preface(transport):
+            return False
         if isinstance(transport, trio.SocketStream):
             try:
                 first = await transport.socket.recv(1, socket.MSG_PEEK)
@@ -117,6 +122,24 @@ class StreamLink(Link):
             await stream.do_handshake()
         except (BrokenResourceError, ClosedResourceError):
             return False
+        return True
+
+    async def _read_preface(self, transport: trio.abc.Stream) -> bool:
+        """Read the PROXY protocol header before TLS, and not a byte more; False for none.
+
+        Who sends none is not answered: it may be speaking TLS.
+        """
+        preface = bytearray()
+        try:
+            while isinstance(conveyed := read_header(preface), int):
+                data = await transport.receive_some(conveyed)
+                if not data:
+                    return False
+                preface += data
+        except (BrokenResourceError, ClosedResourceError, NotConveyed):
+            return False
+        if conveyed.address is not None:
+            self.conveyed(conveyed.address)
         return True
 
     async def _refuse_plain_text(self, transport: trio.SocketStream) -> None:
@@ -187,9 +210,9 @@ class StreamLink(Link):
         self.outbox.took(len(data))
 
     @property
-    def send(self) -> Callable[[bytes | memoryview], int]:
-        """Sends nothing at once: the writer task sends."""
-        return _nothing_fits
+    def sender(self) -> Sender:
+        """Takes nothing at once: the writer task sends."""
+        return _NOTHING_FITS
 
     def finish(self, *, linger: bool = True) -> None:
         """Send what waits, then close; TLS always takes the time to say so (RFC 8446 §6.1)."""
@@ -229,8 +252,16 @@ class StreamLink(Link):
         self._scope.cancel()
 
 
-def _nothing_fits(_: bytes | memoryview) -> int:
-    return 0
+class _NothingFits:
+    """A sender that leaves all to the writer task."""
+
+    __slots__ = ()
+
+    def send(self, _data: bytes | memoryview, /) -> int:
+        return 0
+
+
+_NOTHING_FITS = _NothingFits()
 
 
 def _socket_of(stream: trio.abc.Stream) -> tuple[Any, bool]:
