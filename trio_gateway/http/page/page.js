@@ -1,317 +1,275 @@
-"use strict";
+/**
+ * The page: who one is, what the connections do, which panels are open; starts the two halves.
+ *
+ * In: the address (`?user=`, `?room=`), `data-auth` of the document. Out: chat and notifications,
+ * live. The rule: what the connections do is always in sight, in words.
+ */
 
-// Chat and notifications, live. Text from others only ever becomes text (textContent). After a lost
-// connection the page comes back by itself and asks for what it missed, from its last position.
+import { Chat, Notifications } from "/gateway.js";
+import { Chats } from "/page-chat.js";
+import { $, announce, paintAvatar, plural, stored } from "/page-dom.js";
+import { Notes } from "/page-notes.js";
 
-const $ = (id) => document.getElementById(id);
 const wanted = new URLSearchParams(location.search);
-const MAX_SHOWN = 1000;
+const byToken = document.documentElement.dataset.auth === "jwt";
+const keptUser = stored("sessionStorage", "user");
+const keptToken = stored("sessionStorage", "token");
+const NEWS_LASTS = 6_000;
+const LONG = 24; // on a phone, more than this has a line of its own
 
-// Close codes after which coming back would not help.
-const FINAL = new Set([1000, 1001, 1002, 1003, 1007, 1009, 4401, 4403]);
+let chat = null;
+let notifications = null;
+let chats = null;
+let notes = null;
 
-/** A WebSocket that comes back: with full jitter, or when a draining server says. */
-class Stream {
-  constructor(url, onframe, onstate) {
-    this.url = url;
-    this.onframe = onframe;
-    this.onstate = onstate;
-    this.failures = 0;
-    this.open();
+// ---- connections
+
+function start() {
+  const identity = byToken
+    ? { token: () => keptToken.get() }
+    : { user: wanted.get("user") ?? keptUser.get() ?? undefined };
+  chat = new Chat("/", identity);
+  const first = wanted.get("room") ?? undefined;
+  chats = new Chats(chat, { first, caughtUp, changed: drawTitle });
+  chat.addEventListener("state", ({ detail }) => stateChanged(detail));
+  chat.addEventListener("error", ({ detail }) => announce(detail.message));
+  // A guest's name comes with the chat's welcome, and is the name of the notifications too.
+  chat.addEventListener("welcome", ({ detail }) => welcomed(detail.user));
+  if (byToken || identity.user) startNotifications(identity);
+}
+
+function startNotifications(identity) {
+  notifications = new Notifications("/notifications/ws", identity);
+  notes = new Notes(notifications, { changed: drawTitle, caughtUp });
+  notifications.addEventListener("state", ({ detail }) => stateChanged(detail));
+}
+
+function welcomed(user) {
+  if (!byToken) keptUser.set(user);
+  $("me-name").textContent = user;
+  $("me-change").textContent = byToken ? ", change the token" : ", change the name";
+  paintAvatar($("me-avatar"), user);
+  if (!notifications) startNotifications({ user });
+}
+
+// ---- what is happening
+
+let news = "";
+let newsTimer;
+let missedSoFar = 0;
+let saidBefore = "";
+
+function caughtUp(missed, recovered) {
+  clearTimeout(newsTimer);
+  missedSoFar += missed;
+  news = recovered ? `Caught up: ${missedSoFar} missed` : "Caught up, not all messages are kept";
+  newsTimer = setTimeout(() => {
+    news = "";
+    missedSoFar = 0;
+    drawStatus();
+  }, NEWS_LASTS);
+  drawStatus();
+}
+
+function stateChanged(state) {
+  if (state.name === "waiting" && byToken) suspectToken(state);
+  drawStatus();
+}
+
+/** Returns `{ look, text, said, retry }`: `said` has no count-down, so that it is said once. */
+function describe() {
+  const states = [chat?.state, notifications?.state].filter(Boolean);
+  const closed = states.find(({ name }) => name === "closed");
+  if (closed) {
+    const text = `Disconnected: ${closed.reason || `code ${closed.code}`}`;
+    return { look: "bad", text, said: text, retry: "Reload" };
   }
-
-  open() {
-    clearTimeout(this.timer);
-    this.socket = new WebSocket(this.url());
-    this.socket.onmessage = (event) => {
-      const frame = JSON.parse(event.data);
-      if (frame.type === "welcome") {
-        this.failures = 0;
-        this.onstate("connected");
-      }
-      this.onframe(frame);
-    };
-    this.socket.onclose = (event) => this.closed(event);
+  const waiting = states.filter(({ name }) => name === "waiting").sort((a, b) => b.retryAt - a.retryAt)[0];
+  if (waiting) {
+    if (waiting.offline) {
+      const text = "Offline, waiting for the network";
+      return { look: "bad", text, said: text, retry: "Try now" };
+    }
+    const seconds = Math.max(1, Math.ceil((waiting.retryAt - Date.now()) / 1_000));
+    const doing = waiting.told ? "Server is restarting, back" : waiting.welcomed ? "Reconnecting" : "No connection, trying again";
+    return { look: "bad", text: `${doing} in ${seconds} s`, said: doing, retry: "Now" };
   }
+  const connecting = states.find(({ name }) => name === "connecting");
+  if (connecting) {
+    const text = connecting.welcomed ? "Reconnecting…" : "Connecting…";
+    return { look: "busy", text, said: text };
+  }
+  return { look: "ok", text: news || "Connected", said: news || "Connected" };
+}
 
-  closed(event) {
-    if (FINAL.has(event.code)) {
-      this.onstate(`closed: ${event.reason || event.code}; reload the page to come back`);
+function drawStatus() {
+  const { look, text, said, retry } = describe();
+  const queued = look === "ok" ? 0 : (chats?.sending ?? 0);
+  $("status").dataset.state = look;
+  $("status").classList.toggle("long", text.length > LONG || queued > 0 || look === "bad");
+  const shown = queued ? `${text} · ${plural(queued, "message")} waiting` : text;
+  if ($("status-text").textContent !== shown) $("status-text").textContent = shown;
+  $("retry").hidden = !retry;
+  if (retry) $("retry").textContent = retry;
+  if (said !== saidBefore) {
+    if (saidBefore || look === "bad") announce(said);
+    saidBefore = said;
+  }
+  clearTimeout(drawStatus.timer);
+  if (look === "bad") drawStatus.timer = setTimeout(drawStatus, 250);
+}
+
+function drawTitle() {
+  const count = (chats?.unread ?? 0) + (notes?.unread ?? 0);
+  const room = chats?.current?.name;
+  document.title = `${count ? `(${count}) ` : ""}${room ? `${room} · ` : ""}trio-gateway`;
+}
+
+$("retry").addEventListener("click", () => {
+  if ([chat, notifications].some((each) => each?.state.name === "closed")) {
+    location.reload();
+    return;
+  }
+  for (const each of [chat, notifications]) if (each?.state.name === "waiting") each.retry();
+  $("text").focus();
+});
+
+// ---- who one is
+
+function claimsOf(token) {
+  try {
+    const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part), (c) => c.charCodeAt(0))));
+  } catch {
+    return {};
+  }
+}
+
+let asking = false;
+
+/** A browser can't see a 401, so: refused, though the server is there? Then it may be the token. */
+async function suspectToken({ code, refused, attempt }) {
+  if (asking || $("identity").open) return;
+  if (code === 4401) return askIdentity("Your token has expired. Paste a new one.");
+  if (!refused || attempt < 2) return;
+  asking = true;
+  try {
+    const response = await fetch("/readyz", { cache: "no-store" });
+    if (response.ok && chat.state.name !== "open") {
+      const expired = claimsOf(keptToken.get() ?? "").exp * 1_000 < Date.now();
+      askIdentity(expired ? "Your token has expired. Paste a new one." : "The server did not accept this token.");
+    }
+  } catch {
+    // no server, so it is not about the token
+  }
+  asking = false;
+}
+
+function askIdentity(problem = "") {
+  const field = $("identity-value");
+  if (byToken) {
+    $("identity-title").textContent = "Access token";
+    $("identity-label").textContent = "Token";
+    $("identity-text").textContent = "This server knows its users by a token (JWT). It stays in this tab.";
+    field.type = "password";
+    field.maxLength = 16_384;
+    $("identity-forget").hidden = !keptToken.get();
+  } else {
+    field.value = chat?.user ?? "";
+  }
+  $("identity-cancel").hidden = !chat;
+  $("identity-error").textContent = problem;
+  if (!$("identity").open) $("identity").showModal();
+  field.select();
+}
+
+$("identity-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const value = $("identity-value").value.trim();
+  if (byToken) {
+    if (!/^[\w.~+/=-]+$/.test(value)) {
+      $("identity-error").textContent = "A token has letters, digits and dots only.";
       return;
     }
-    const told = event.code === 1012 && /^retry (\d+)$/.exec(event.reason);
-    this.failures += 1;
-    const most = Math.min(30000, 500 * 2 ** this.failures);
-    const least = event.code === 4429 ? 5000 : 100;
-    const delay = told ? Number(told[1]) : least + Math.random() * most;
-    this.onstate("connection lost, coming back…");
-    this.timer = setTimeout(() => this.open(), delay);
+    keptToken.set(value);
+    $("identity-value").value = "";
+    $("identity").close();
+    const another = chat?.user && claimsOf(value).sub !== chat.user;
+    if (another || chat?.state.name === "closed") location.reload();
+    else if (chat) [chat, notifications].forEach((each) => each.retry());
+    else start();
+    return;
+  }
+  if (!value || value === chat?.user) {
+    $("identity").close();
+    return;
+  }
+  keptUser.set(value);
+  wanted.set("user", value);
+  if (chats?.current) wanted.set("room", chats.current.name);
+  location.search = wanted; // other people's positions are of no use
+});
+$("identity-cancel").addEventListener("click", () => $("identity").close());
+$("identity-forget").addEventListener("click", () => {
+  keptToken.set(null);
+  location.reload();
+});
+$("identity").addEventListener("cancel", (event) => {
+  if (!chat) event.preventDefault();
+});
+$("me").addEventListener("click", () => askIdentity());
+
+// ---- panels: beside the chat where there is room, above it where there is not
+
+const BESIDE = "(min-width: 46rem)";
+
+class Panel {
+  constructor(panel, toggle, query) {
+    this.panel = $(panel);
+    this.toggle = $(toggle);
+    this.wide = matchMedia(query);
+    this.open(this.wide.matches);
+    this.wide.addEventListener("change", () => this.open(this.wide.matches));
+    this.toggle.addEventListener("click", () => this.open(this.panel.hidden, true));
+    this.panel.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !this.wide.matches) this.close();
+    });
   }
 
-  send(command) {
-    if (this.socket.readyState !== WebSocket.OPEN) return false;
-    this.socket.send(JSON.stringify(command));
-    return true;
-  }
-}
-
-function address(path, parameters) {
-  const url = new URL(path, location.href);
-  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-  for (const [name, value] of Object.entries(parameters)) {
-    if (value) url.searchParams.set(name, value);
-  }
-  return url.href;
-}
-
-const since = (position) => position && `${position.epoch}:${position.offset}`;
-
-function element(name, text, className) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
-function clock(time) {
-  const made = element("time", new Date(time).toLocaleTimeString());
-  made.dateTime = time;
-  return made;
-}
-
-/** A list in the order of offsets, without duplicates, that stays at its end while one reads there. */
-class Log {
-  constructor(list) {
-    this.list = list;
-    this.shown = new Map();
+  open(open, focus = false) {
+    this.panel.hidden = !open;
+    this.toggle.setAttribute("aria-expanded", String(open));
+    // What lies below a panel can neither be seen nor be stepped into.
+    const shown = document.querySelector(".panel:not([hidden])") !== null;
+    const covered = shown && !matchMedia(BESIDE).matches;
+    for (const part of document.querySelector("main").children) part.inert = covered;
+    if (focus && open) this.panel.focus();
   }
 
-  add(offset, item) {
-    if (this.shown.has(offset)) return;
-    const atEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 40;
-    let before = null;
-    for (const [other, shown] of this.shown) {
-      if (other > offset && (before === null || other < before[0])) before = [other, shown];
-    }
-    this.list.insertBefore(item, before ? before[1] : this.list.querySelector(".waiting"));
-    this.shown.set(offset, item);
-    if (this.shown.size > MAX_SHOWN && atEnd) this.remove(this.first());
-    if (atEnd) this.list.scrollTop = this.list.scrollHeight;
-  }
-
-  remove(offset) {
-    this.shown.get(offset).remove();
-    this.shown.delete(offset);
-  }
-
-  first() {
-    return Math.min(...this.shown.keys());
-  }
-
-  clear() {
-    for (const item of this.shown.values()) item.remove();
-    this.shown.clear();
+  close() {
+    this.open(false);
+    this.toggle.focus();
   }
 }
 
-// ---- chat
-
-const chat = {
-  user: wanted.get("user"),
-  room: wanted.get("room"),
-  position: null,
-  waiting: new Map(), // key → a message that is not acknowledged yet
-  log: new Log($("messages")),
+const panels = {
+  rooms: new Panel("rooms-panel", "rooms-toggle", BESIDE),
+  notes: new Panel("notes-panel", "bell", "(min-width: 70rem)"),
 };
-
-function onChat(frame) {
-  switch (frame.type) {
-    case "welcome":
-      chat.user = frame.user; // a guest keeps the name it was given
-      chat.room = frame.room;
-      $("room").value = frame.room;
-      startNotifications();
-      break;
-    case "joined":
-      if (frame.room === chat.room) onJoined(frame);
-      break;
-    case "message":
-      if (frame.room === chat.room) showMessage(frame);
-      break;
-    case "history":
-      if (frame.room !== chat.room) break;
-      frame.messages.forEach(showMessage);
-      $("older").hidden = !frame.more;
-      break;
-    case "ack":
-      settle(frame.id);
-      break;
-    case "presence":
-      if (frame.room === chat.room) $("members").textContent = `${frame.count} here`;
-      break;
-    case "typing":
-      if (frame.room === chat.room) showTyping(frame.user);
-      break;
-    case "error":
-      onChatError(frame);
-      break;
-  }
+for (const each of document.querySelectorAll("[data-close]")) {
+  each.addEventListener("click", () => panels[each.dataset.close].close());
 }
-
-function onJoined(frame) {
-  const fresh = chat.position === null;
-  if (!frame.recovered) chat.log.clear();
-  chat.position = frame.position;
-  $("members").textContent = `${frame.members} here`;
-  frame.messages.forEach(showMessage);
-  if (fresh || !frame.recovered) askHistory(frame.position.offset + 1);
-  for (const message of chat.waiting.values()) chatStream.send(message.command);
-}
-
-function onChatError(frame) {
-  const message = chat.waiting.get(frame.id);
-  const later = frame.code === "store_unavailable";
-  if (later && message) setTimeout(() => chatStream.send(message.command), 1000 + Math.random() * 4000);
-  else if (later) setTimeout(join, 1000 + Math.random() * 4000);
-  else if (message) settle(frame.id);
-  $("status").textContent = frame.message;
-}
-
-function showMessage(message) {
-  if (chat.position && message.offset > chat.position.offset) {
-    chat.position.offset = message.offset;
-  }
-  const item = element("li", "");
-  item.append(clock(message.time), element("b", message.user), message.text);
-  chat.log.add(message.offset, item);
-}
-
-function askHistory(before) {
-  chatStream.send({ type: "history", room: chat.room, before, limit: 50 });
-}
-
-function join() {
-  const command = { type: "join", room: chat.room, presence: true };
-  if (chat.position) command.since = chat.position;
-  chatStream.send(command);
-}
-
-function say(text) {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  const key = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const item = element("li", text, "waiting");
-  const command = { type: "message", id: key, key, room: chat.room, text };
-  chat.waiting.set(key, { command, item });
-  $("messages").append(item);
-  $("messages").scrollTop = $("messages").scrollHeight;
-  chatStream.send(command); // if it is not open, the next "joined" sends it
-}
-
-function settle(key) {
-  const message = chat.waiting.get(key);
-  if (!message) return;
-  message.item.remove();
-  chat.waiting.delete(key);
-}
-
-let typingShown;
-function showTyping(user) {
-  $("typing").textContent = `${user} is typing…`;
-  clearTimeout(typingShown);
-  typingShown = setTimeout(() => ($("typing").textContent = ""), 4000);
-}
-
-$("message-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  say($("text").value);
-  $("text").value = "";
+document.querySelector(".app").addEventListener("click", ({ target, currentTarget }) => {
+  // What is inert passes its clicks on to what is around it.
+  if (target !== currentTarget && target.localName !== "main") return;
+  for (const each of Object.values(panels)) if (!each.wide.matches && !each.panel.hidden) each.close();
 });
-
-let typingSent = 0;
-$("text").addEventListener("input", () => {
-  if (Date.now() - typingSent < 3000) return;
-  typingSent = Date.now();
-  chatStream.send({ type: "typing", room: chat.room });
-});
-
-$("room-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if ($("room").value === chat.room) return;
-  chatStream.send({ type: "leave", room: chat.room });
-  chat.room = $("room").value;
-  chat.position = null;
-  chat.log.clear();
-  for (const key of [...chat.waiting.keys()]) settle(key);
-  join();
-});
-
-$("older").addEventListener("click", () => askHistory(chat.log.first()));
-
-const chatStream = new Stream(
-  () =>
-    address("/", {
-      user: chat.user,
-      room: chat.room,
-      presence: "true",
-      since: since(chat.position),
-    }),
-  onChat,
-  (state) => ($("status").textContent = state),
-);
-
-// ---- notifications
-
-const notes = { position: null, cursor: 0, log: new Log($("notifications")) };
-let notesStream = null;
-
-function startNotifications() {
-  if (notesStream) return;
-  notesStream = new Stream(
-    () => address("/notifications/ws", { user: chat.user, since: since(notes.position) }),
-    onNotes,
-    () => {},
-  );
+for (const [id, event] of [["rooms", "click"], ["room-form", "submit"]]) {
+  $(id).addEventListener(event, () => {
+    if (!panels.rooms.wide.matches) panels.rooms.close();
+  });
 }
 
-function onNotes(frame) {
-  switch (frame.type) {
-    case "welcome":
-      if (!frame.recovered) notes.log.clear();
-      if (!notes.position || !frame.recovered) notesStream.send({ type: "list", limit: 50 });
-      notes.position = frame.position;
-      notes.cursor = frame.position.offset - frame.unread;
-      break;
-    case "notification":
-      showNote(frame);
-      break;
-    case "list":
-      frame.notifications.forEach(showNote);
-      break;
-    case "unread":
-      notes.cursor = frame.offset;
-      break;
-  }
-  showUnread();
-}
-
-function showNote(note) {
-  if (note.offset > notes.position.offset) {
-    notes.position.offset = note.offset;
-  }
-  const item = element("li", "");
-  item.append(clock(note.time), element("b", note.title), note.body);
-  notes.log.add(note.offset, item);
-}
-
-function showUnread() {
-  const count = notes.position ? Math.max(0, notes.position.offset - notes.cursor) : 0;
-  $("unread").textContent = count ? `(${count} new)` : "";
-  $("read").disabled = count === 0;
-  for (const [offset, item] of notes.log.shown) {
-    item.classList.toggle("unread", offset > notes.cursor);
-  }
-}
-
-$("read").addEventListener("click", () => {
-  notesStream.send({ type: "read", offset: notes.position.offset });
-});
+if (byToken && !keptToken.get()) askIdentity();
+else start();
+drawStatus();
