@@ -6,10 +6,18 @@ from typing import Any
 import attrs
 import pytest
 
-from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Timeouts
+from trio_gateway.settings import (
+    Compression,
+    Drain,
+    Heartbeat,
+    Limits,
+    Proxies,
+    Rates,
+    Timeouts,
+)
 
-CLASSES: list[type[Any]] = [Limits, Timeouts, Heartbeat, Drain, Compression]
-OPTIONAL = {"max_connections_per_ip", "max_queued_messages"}
+CLASSES: list[type[Any]] = [Limits, Rates, Proxies, Timeouts, Heartbeat, Drain, Compression]
+OPTIONAL = {"max_connections_per_ip", "max_connections_per_user", "max_queued_messages"}
 FIELDS = [
     pytest.param(cls, field.name, id=f"{cls.__name__}.{field.name}")
     for cls in CLASSES
@@ -63,6 +71,22 @@ def test_counts(cls: type[Any], name: str) -> None:
             cls(**{name: None})
     if cls is Limits:
         assert 1 == getattr(cls(**{name: 1}), name)
+
+
+@pytest.mark.parametrize(
+    "name", [field.name for field in attrs.fields(Rates) if field.name != "burst_seconds"]
+)
+def test_rates(name: str) -> None:
+    """A rate is a positive number, whole or not, or None for no limit."""
+    make: type[Any] = Rates
+    for value in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=name):
+            make(**{name: value})
+    for wrong in ("5", True):
+        with pytest.raises(TypeError, match=name):
+            make(**{name: wrong})
+    for right in (None, 1, 0.5):
+        assert right == getattr(make(**{name: right}), name)
 
 
 @pytest.mark.parametrize("cls, name", SECONDS)

@@ -51,13 +51,22 @@ from trio_gateway.errors import (
     UpgradeState,
 )
 from trio_gateway.gateway import Gateway
+from trio_gateway.handshake.authentication import Action, Authenticate, Authorize, Identity
 from trio_gateway.handshake.refusal import Refusal
 from trio_gateway.handshake.upgrade import Upgrade
 from trio_gateway.http.messages import HttpHandler, HttpRequest, HttpResponse
 from trio_gateway.metrics import Statistics
 from trio_gateway.routing import Handler, Match, Router
 from trio_gateway.serving import serve_websocket, wrap_server_stream
-from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Timeouts
+from trio_gateway.settings import (
+    Compression,
+    Drain,
+    Heartbeat,
+    Limits,
+    Proxies,
+    Rates,
+    Timeouts,
+)
 from trio_gateway.transport.outbox import Verdict
 
 __version__ = "0.1.0"
@@ -65,7 +74,10 @@ __version__ = "0.1.0"
 WebSocketServer = Gateway
 
 __all__ = [
+    "Action",
     "AlreadyInitialized",
+    "Authenticate",
+    "Authorize",
     "CloseCode",
     "CloseReason",
     "Compression",
@@ -86,11 +98,14 @@ __all__ = [
     "HttpHandler",
     "HttpRequest",
     "HttpResponse",
+    "Identity",
     "InvalidResponse",
     "InvalidRoute",
     "Limits",
     "ListenerInUse",
     "Match",
+    "Proxies",
+    "Rates",
     "Refusal",
     "Router",
     "Statistics",

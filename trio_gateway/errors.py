@@ -15,6 +15,7 @@
         ├── AlreadyInitialized                   the caller's: one gateway, one start
         ├── wire.InvalidField (ValueError)       the client's or the caller's: a field of a command
         ├── ConfigurationError (ValueError)      the operator's: a flag, a variable, a file
+        ├── AppStartupFailed                     the ASGI application's: it did not start
         └── StoreUnavailable                     the store's: try again later
 
 What a peer sends never raises: it becomes a ``Refusal`` or a close code.
@@ -155,6 +156,21 @@ class AlreadyInitialized(GatewayError):
 
 class ConfigurationError(GatewayError, ValueError):
     """A setting from the command line, the environment or a file that cannot be used."""
+
+
+class AppStartupFailed(GatewayError):
+    """The ASGI application beside the gateway did not start; nobody was served.
+
+    Attributes:
+        reason: what it said; its exception, if there was one, is the ``__cause__``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the ASGI application's startup failed: {self.reason or 'it does not say why'}"
 
 
 class StoreUnavailable(GatewayError):

@@ -8,9 +8,9 @@ its connection; a drain ends everything within its grace period.
 import logging
 import math
 import random
-import socket
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -19,26 +19,32 @@ from trio_websocket import Endpoint, WebSocketServer
 
 from trio_gateway.callsite import call_site
 from trio_gateway.connection.compression import Deflaters
+from trio_gateway.connection.connection import Connection
 from trio_gateway.containment import split
-from trio_gateway.errors import AlreadyInitialized, CloseCode
+from trio_gateway.errors import AlreadyInitialized, AppStartupFailed, CloseCode
 from trio_gateway.handshake.admission import Admission
+from trio_gateway.handshake.authentication import Authenticate, default_origins
 from trio_gateway.handshake.refusal import Refusal
+from trio_gateway.handshake.upgrade import Upgrade
+from trio_gateway.http.asgi.application import Application, AsgiApp, as_http
+from trio_gateway.http.asgi.lifespan import Lifespan
 from trio_gateway.http.messages import HttpHandler
 from trio_gateway.hub.hub import Hub
 from trio_gateway.metrics import Statistics
 from trio_gateway.reception import Reception
 from trio_gateway.routing import Handler, Router, as_router
-from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Timeouts
+from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Proxies, Timeouts
 from trio_gateway.transport.link import LinkSetup
 from trio_gateway.transport.listeners import (
     AnyListener,
     accept_streams,
-    duplicate,
     endpoint_of,
+    poller_for,
+    pumped_socket,
     sole_use,
 )
-from trio_gateway.transport.pollers import open_poller
 from trio_gateway.transport.pump import ListeningSocket, Pump, SocketLink
+from trio_gateway.transport.sockets import Socket
 from trio_gateway.transport.streams import StreamLink
 from trio_gateway.transport.timers import Timers
 
@@ -46,6 +52,7 @@ _log = logging.getLogger("trio_gateway")
 
 _NOT_TLS = Refusal(400, "plain_http_on_tls_port", "TLS is spoken on this port; use https or wss")
 _DRAIN_TICK = 0.05
+_AT_ONCE = 100  # connections told between two turns of the scheduler
 
 
 class Gateway(WebSocketServer):
@@ -68,8 +75,14 @@ class Gateway(WebSocketServer):
         heartbeat: how dead peers are found.
         drain: how the gateway goes away.
         compression: compress messages for clients that offer permessage-deflate; None declines.
-        allowed_origins: where a browser may come from; None for anywhere.
-        http: answers plain HTTP requests; without it they get 404, or 426 on a WebSocket path.
+        authenticate: says who an upgrade is for, before the handler, which finds the answer in
+            ``upgrade.identity``; a refusal is answered and the handler never runs.
+        allowed_origins: where pages may come from (see ``trio_gateway.handshake.origins``). None
+            for anywhere; with ``authenticate``, for pages of the same host, unless that reads
+            nothing that a browser sends unasked.
+        proxies: who may speak for others, and how; None for nobody.
+        http: answers plain HTTP requests: a handler, or an ASGI application; without it they get
+            404, or 426 on a WebSocket path.
         hub: run beside the handlers for as long as they run.
     """
 
@@ -90,8 +103,10 @@ class Gateway(WebSocketServer):
         heartbeat: Heartbeat | None = None,
         drain: Drain | None = None,
         compression: Compression | None = None,
+        authenticate: Authenticate | None = None,
         allowed_origins: Collection[str] | None = None,
-        http: HttpHandler | None = None,
+        proxies: Proxies | None = None,
+        http: HttpHandler | Application | AsgiApp | None = None,
         hub: Hub | None = None,
     ) -> None:
         if len(listeners) == 0:
@@ -108,10 +123,16 @@ class Gateway(WebSocketServer):
                 max_message_bytes=_finite(max_message_size),
             ),
         )
+        if allowed_origins is None and authenticate is not None:
+            allowed_origins = default_origins(authenticate)
         timeouts = attrs.evolve(
             timeouts or Timeouts(),
             **_given(handshake_timeout=connect_timeout, closing_timeout=disconnect_timeout),
         )
+        answering = as_http(http)
+        self._lifespan: Lifespan | None = None
+        if isinstance(answering, AsgiApp):
+            self._lifespan = Lifespan(answering, timeouts.closing_timeout)
         self._drain = drain or Drain()
         self._hub = hub
         self._timers = Timers()
@@ -125,13 +146,15 @@ class Gateway(WebSocketServer):
         self._started_at: str | None = None
         self._reception = Reception(
             router=as_router(handler),
-            http=http,
+            http=answering,
             admission=Admission(limits, allowed_origins),
             limits=limits,
             timeouts=timeouts,
             heartbeat=heartbeat or Heartbeat(),
             deflaters=None if compression is None else Deflaters(compression),
+            authenticate=authenticate,
             changed=self._look_whether_quiet,
+            proxies=proxies,
         )
         self._setup = LinkSetup(
             timers=self._timers,
@@ -140,6 +163,8 @@ class Gateway(WebSocketServer):
             max_read=receive_buffer_size,
             not_tls=_NOT_TLS.render(),
             ended=self._reception.ended,
+            about=self._reception.about,
+            proxy_protocol=proxies is not None and proxies.protocol,
         )
 
     # For the application.
@@ -173,9 +198,41 @@ class Gateway(WebSocketServer):
         """Whether new connections are welcome."""
         return self._running and not self._reception.draining
 
+    @property
+    def connections(self) -> Mapping[Connection, Upgrade]:
+        """The open connections in the order of opening, each with its upgrade; a live view."""
+        return MappingProxyType(self._reception.connections)
+
+    def age_of(self, upgrade: Upgrade) -> float:
+        """Return the seconds since an upgrade of this gateway was asked for."""
+        return self._reception.clock() - upgrade.began
+
+    def disconnect_user(self, user: str, code: int, reason: str | None = None) -> int:
+        """Begin to close a user's connections to this gateway, without waiting.
+
+        Arguments:
+            user: whom ``upgrade.identity`` names.
+            code: of the Close frame.
+            reason: for people; cut to 123 bytes of UTF-8.
+
+        Returns:
+            How many connections there were.
+
+        Raises:
+            ValueError: the code or the reason cannot be sent.
+        """
+        theirs = [
+            connection
+            for connection, upgrade in self._reception.connections.items()
+            if upgrade.identity is not None and upgrade.identity.user == user
+        ]
+        for connection in theirs:
+            connection.disconnect(code, reason)
+        return len(theirs)
+
     def statistics(self) -> Statistics:
         """Return what the gateway holds and has counted."""
-        return self._reception.statistics()
+        return self._reception.statistics(lag=self._timers.lag.snapshot())
 
     def initialize(self) -> None:
         """Mark the gateway as set up; ``run()`` does it too if nobody has.
@@ -198,6 +255,7 @@ class Gateway(WebSocketServer):
         Raises:
             AlreadyInitialized: the gateway has been run before.
             ListenerInUse: another gateway serves one of the listeners.
+            AppStartupFailed: the ASGI application did not start; nobody was served.
         """
         if self._started_at is not None:
             raise AlreadyInitialized(self._started_at)
@@ -212,10 +270,11 @@ class Gateway(WebSocketServer):
             try:
                 async with trio.open_nursery() as nursery:
                     await (self._handler_nursery or nursery).start(self._serve)
-                    self._listen(nursery)
-                    self._running = True
-                    task_status.started(self)
-                    await self._stopped.wait()
+                    if self._startup_failure is None:
+                        self._listen(nursery)
+                        self._running = True
+                        task_status.started(self)
+                        await self._stopped.wait()
                     nursery.cancel_scope.cancel()
             finally:
                 self._stop_accepting()
@@ -223,8 +282,29 @@ class Gateway(WebSocketServer):
                 self._look_whether_quiet()
                 with trio.CancelScope(shield=True):
                     await self._close_listeners()
+        if self._startup_failure is not None:
+            raise self._startup_failure
 
-    async def drain(self, grace: float | None = None) -> None:
+    @property
+    def _startup_failure(self) -> AppStartupFailed | None:
+        return None if self._lifespan is None else self._lifespan.failure
+
+    async def stop_accepting(self) -> None:
+        """Accept no more and close the listeners; whoever is here stays. Idempotent.
+
+        For a successor on the same sockets, who takes those that have not been accepted.
+        """
+        self._stop_accepting()
+        with trio.CancelScope(shield=True):
+            await self._close_listeners()
+
+    async def drain(
+        self,
+        grace: float | None = None,
+        *,
+        at_once: bool = False,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Go away: accept no more, tell every client when to come back, then end.
 
         Sockets whose request is not answered get 503, connections are closed with 1012 and the
@@ -234,9 +314,12 @@ class Gateway(WebSocketServer):
 
         Arguments:
             grace: seconds; None for ``Drain.grace``.
+            at_once: tell everybody now, and spread their return instead, since a successor waits.
+            task_status: started when everybody has been told.
         """
         if self._reception.draining:
             await self._stopped.wait()
+            task_status.started()
             return
         self._stop_accepting()
         self._reception.turn_away()
@@ -245,8 +328,11 @@ class Gateway(WebSocketServer):
             # Who comes now is refused at once, and does not wait in the backlog for the end.
             with trio.CancelScope(shield=True):
                 await self._close_listeners()
-            with trio.move_on_after(grace):
-                await self._send_all_away(grace)
+            deadline = trio.current_time() + grace
+            with trio.move_on_at(deadline):
+                await self._send_all_away(grace, at_once)
+            task_status.started()
+            with trio.move_on_at(deadline):
                 self._look_whether_quiet()
                 await self._quiet.wait()
         finally:
@@ -260,14 +346,17 @@ class Gateway(WebSocketServer):
             async with trio.open_nursery() as nursery:
                 self._reception.nursery = nursery
                 nursery.start_soon(self._timers.run)
-                poller = open_poller()
+                poller = poller_for(self._trio_listeners)
                 if poller is not None:
                     self._pump = Pump(poller)
                     nursery.start_soon(self._pump.run)
                 if self._hub is not None:
                     await nursery.start(self._hub.run)
+                if self._lifespan is not None:
+                    await nursery.start(self._lifespan.run)
                 task_status.started()
-                await self._stopped.wait()
+                if self._startup_failure is None:
+                    await self._stopped.wait()
                 nursery.cancel_scope.cancel()
         finally:
             self._stop_accepting()
@@ -276,12 +365,12 @@ class Gateway(WebSocketServer):
                 self._pump.close()
 
     def _listen(self, nursery: trio.Nursery) -> None:
-        for listener in self._trio_listeners:
-            if self._pump is not None and isinstance(listener, trio.SocketListener):
+        pump, listeners = self._pump, self._trio_listeners
+        for listener in listeners:
+            sock = None if pump is None else pumped_socket(listener, listeners)
+            if pump is not None and sock is not None:
                 self._listening.append(
-                    ListeningSocket(
-                        duplicate(listener.socket), self._pump, self._timers, self._socket_accepted
-                    )
+                    ListeningSocket(sock, pump, self._timers, self._socket_accepted)
                 )
             else:
                 scope = trio.CancelScope()
@@ -305,7 +394,7 @@ class Gateway(WebSocketServer):
 
     # Sockets.
 
-    def _socket_accepted(self, sock: socket.socket, peer: Any, local: Any) -> None:
+    def _socket_accepted(self, sock: Socket, peer: Any, local: Any) -> None:
         assert self._pump is not None
         self._reception.begin(SocketLink(sock, self._pump, self._setup, peer=peer, local=local))
 
@@ -329,22 +418,27 @@ class Gateway(WebSocketServer):
 
     # Drain.
 
-    async def _send_all_away(self, grace: float) -> None:
+    async def _send_all_away(self, grace: float, at_once: bool) -> None:
         """Close connections with 1012, a few every tick."""
         leaving = list(self._reception.connections)
         random.shuffle(leaving)
+        at_least, at_most = self._drain.min_retry, self._drain.max_retry
+        spread = len(leaving) / self._drain.closes_per_second
         # All are told within three quarters of the grace period: closing takes time too.
-        seconds = min(0.75 * grace, len(leaving) / self._drain.closes_per_second)
-        each_tick = (
-            max(1, math.ceil(len(leaving) * _DRAIN_TICK / seconds)) if seconds else len(leaving)
-        )
+        seconds = min(0.75 * grace, spread)
+        each_tick, tick = len(leaving), _DRAIN_TICK
+        if at_once:
+            each_tick, tick = _AT_ONCE, 0
+            at_most = max(at_most, at_least + spread)
+        elif seconds:
+            each_tick = max(1, math.ceil(len(leaving) * _DRAIN_TICK / seconds))
         while leaving:
             for connection in leaving[:each_tick]:
-                retry = random.uniform(self._drain.min_retry, self._drain.max_retry)
+                retry = random.uniform(at_least, at_most)
                 connection.disconnect(CloseCode.SERVICE_RESTART, f"retry {round(retry * 1000)}")
             del leaving[:each_tick]
             if leaving:
-                await trio.sleep(_DRAIN_TICK)
+                await trio.sleep(tick)
 
 
 def _finite(count: int | None) -> int | None:

@@ -8,11 +8,13 @@ import trio
 from trio_websocket import HandshakeError
 
 from trio_gateway.gateway import Gateway
+from trio_gateway.handshake.authentication import Authenticate
 from trio_gateway.handshake.upgrade import Upgrade
+from trio_gateway.http.asgi.application import Application, AsgiApp
 from trio_gateway.http.messages import HttpHandler
 from trio_gateway.hub.hub import Hub
 from trio_gateway.routing import Handler, Router
-from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Timeouts
+from trio_gateway.settings import Compression, Drain, Heartbeat, Limits, Proxies, Timeouts
 from trio_gateway.transport.listeners import AnyListener
 
 
@@ -34,8 +36,10 @@ async def serve_websocket(
     heartbeat: Heartbeat | None = None,
     drain: Drain | None = None,
     compression: Compression | None = None,
+    authenticate: Authenticate | None = None,
     allowed_origins: Collection[str] | None = None,
-    http: HttpHandler | None = None,
+    proxies: Proxies | None = None,
+    http: HttpHandler | Application | AsgiApp | None = None,
     hub: Hub | None = None,
     task_status: trio.TaskStatus[Gateway] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -64,14 +68,23 @@ async def serve_websocket(
         heartbeat: how dead peers are found.
         drain: how the gateway goes away.
         compression: compress messages for clients that offer permessage-deflate; None declines.
-        allowed_origins: where a browser may come from; None for anywhere.
-        http: answers plain HTTP requests.
+        authenticate: says who an upgrade is for, before the handler, which finds the answer in
+            ``upgrade.identity``; a refusal is answered and the handler never runs.
+        allowed_origins: where pages may come from (see ``trio_gateway.handshake.origins``). None
+            for anywhere; with ``authenticate``, for pages of the same host, unless that reads
+            nothing that a browser sends unasked.
+        proxies: who may speak for others, and how; None for nobody.
+        http: answers plain HTTP requests: an async function of one ``HttpRequest``, or an ASGI
+            application (Starlette, Quart-Trio, …; see ``trio_gateway.http.asgi``).
         hub: run beside the handlers.
         task_status: gives the ``Gateway`` once it accepts connections.
 
     Raises:
         OSError: the address cannot be bound.
+        ValueError: an origin cannot be read.
         ListenerInUse: another gateway serves one of the listeners.
+        AppStartupFailed: the ASGI application did not start.
+        TypeError: ``http`` is neither a handler nor an ASGI application.
     """
     make_gateway = partial(
         Gateway,
@@ -87,7 +100,9 @@ async def serve_websocket(
         heartbeat=heartbeat,
         drain=drain,
         compression=compression,
+        authenticate=authenticate,
         allowed_origins=allowed_origins,
+        proxies=proxies,
         http=http,
         hub=hub,
     )

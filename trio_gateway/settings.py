@@ -6,6 +6,8 @@ later in the middle of a connection.
 """
 
 import math
+from collections.abc import Iterable
+from ipaddress import ip_network
 from typing import Any
 
 import attrs
@@ -22,6 +24,19 @@ def _seconds(_instance: Any, attribute: "attrs.Attribute[float]", value: float) 
         raise ValueError(f"{attribute.name} is a positive number of seconds, not {value!r}")
 
 
+def _per_second(_instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{attribute.name} is a number for each second, not {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{attribute.name} is a positive number, or None, not {value!r}")
+
+
+MAX_CONNECTIONS_PER_KNOWN_USER = 100
+"""Of one user whom a token vouches for, at ``python -m trio_gateway --auth jwt``."""
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
     """What one peer, or all of them, may take.
@@ -29,6 +44,9 @@ class Limits:
     Attributes:
         max_connections: upgraded connections at once; more are refused with 503.
         max_connections_per_ip: the same for one address, refused with 429; None for no limit.
+        max_connections_per_user: the same for one user that ``authenticate`` knows; None for no
+            limit, for where names are taken at their word a stranger could use up somebody's.
+        ipv6_prefix: the bits of an IPv6 address that one owner has: what counts as one address.
         max_pending_handshakes: sockets that have not finished their first request; more are
             refused with 503 as they come.
         max_head_bytes: request line and headers together.
@@ -49,6 +67,8 @@ class Limits:
 
     max_connections: int = attrs.field(default=100_000, validator=_count)
     max_connections_per_ip: int | None = attrs.field(default=None, validator=optional(_count))
+    max_connections_per_user: int | None = attrs.field(default=None, validator=optional(_count))
+    ipv6_prefix: int = attrs.field(default=64, validator=attrs.validators.and_(_count, le(128)))
     max_pending_handshakes: int = attrs.field(default=20_000, validator=_count)
     max_head_bytes: int = attrs.field(default=16 * 1024, validator=_count)
     max_headers: int = attrs.field(default=100, validator=_count)
@@ -65,12 +85,69 @@ class Limits:
 
 
 @attrs.frozen(kw_only=True)
+class Rates:
+    """How much may come in a second, from whom; None for no limit.
+
+    The defaults are out of reach for people and for all but the busiest programs: they keep one
+    client from taking the whole of a process, and no more. Where people chat, 10 or 20 messages a
+    second are plenty.
+
+    Attributes:
+        messages_per_second: from one connection of the applications. One too many is answered with
+            the error ``rate_limited``; who goes on, as many again, is closed with 4429.
+        messages_per_second_per_user: from all connections of one user together, likewise.
+        bytes_per_second: in messages of one connection; over it, reading waits.
+        joins_per_second: rooms and topics joined by one connection.
+        api_requests_per_second: to the HTTP API from one address; more get 429.
+        burst_seconds: what a second allows, times this, may come at once.
+    """
+
+    messages_per_second: float | None = attrs.field(default=5_000, validator=_per_second)
+    messages_per_second_per_user: float | None = attrs.field(default=10_000, validator=_per_second)
+    bytes_per_second: float | None = attrs.field(default=2**23, validator=_per_second)
+    joins_per_second: float | None = attrs.field(default=100, validator=_per_second)
+    api_requests_per_second: float | None = attrs.field(default=5_000, validator=_per_second)
+    burst_seconds: float = attrs.field(default=2.0, validator=_seconds)
+
+
+def _networks(trusted: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(trusted, str):
+        raise TypeError(f"trusted is a list of addresses, not {trusted!r}")
+    return tuple(
+        address if address == "unix" else str(ip_network(address, strict=False))
+        for address in trusted
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Proxies:
+    """The proxies in front, and what is believed of them.
+
+    Attributes:
+        trusted: their addresses and networks, ``"10.0.0.0/8"``; ``"unix"`` for whoever connects by
+            a Unix socket. What they write into ``Forwarded`` and ``X-Forwarded-For`` is believed,
+            and nobody else's.
+        header: which of the two they write, ``"forwarded"`` or ``"x-forwarded-for"``; ``"any"`` for
+            either, and 400 where both are there and name different clients.
+        protocol: every connection begins with a PROXY protocol header, version 2. Whoever can
+            connect can write one; with ``trusted``, only those may.
+    """
+
+    trusted: tuple[str, ...] = attrs.field(default=(), converter=_networks)
+    header: str = attrs.field(
+        default="any", validator=attrs.validators.in_(("any", "forwarded", "x-forwarded-for"))
+    )
+    protocol: bool = attrs.field(default=False, validator=instance_of(bool))
+
+
+@attrs.frozen(kw_only=True)
 class Timeouts:
     """How long each phase of a socket's life may last, in seconds.
 
     Attributes:
         handshake_timeout: from the accept to a whole request, TLS included.
-        decision_timeout: from the request to the handler's accept or reject.
+        authentication_timeout: for ``authenticate`` to say who an upgrade is for.
+        decision_timeout: from the request to the handler's accept or reject, that included.
         body_timeout: from the head of a plain HTTP request to the end of its body.
         response_timeout: for an HTTP handler to answer.
         keep_alive_timeout: between two plain HTTP requests on one socket.
@@ -81,6 +158,7 @@ class Timeouts:
     """
 
     handshake_timeout: float = attrs.field(default=10.0, validator=_seconds)
+    authentication_timeout: float = attrs.field(default=10.0, validator=_seconds)
     decision_timeout: float = attrs.field(default=60.0, validator=_seconds)
     body_timeout: float = attrs.field(default=20.0, validator=_seconds)
     response_timeout: float = attrs.field(default=30.0, validator=_seconds)

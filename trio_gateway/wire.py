@@ -36,6 +36,9 @@ EXPECTED = {
     "since": 'a position, {"epoch": STRING, "offset": INTEGER}',
     "before": "an offset, a whole number from 0",
     "limit": "a whole number from 1",
+    "cursor": "what the page before this one has as its cursor",
+    "code": "a close code, a whole number",
+    "reason": "a string",
     "offset": "an offset, a whole number from 0",
     "presence": "true or false",
 }
@@ -91,16 +94,20 @@ class Problem:
         message: one sentence for people.
         field: the field it is about, if it is about one.
         id: the command's own, where it could be read.
+        retry: the milliseconds after which it may be sent again, where that would help.
     """
 
     code: str
     message: str
     field: str | None = None
     id: Id | None = None
+    retry: int | None = None
 
     def encode(self) -> bytes:
         """Return the JSON of the ``error`` frame."""
-        extra = {} if self.field is None else {"field": self.field}
+        extra: dict[str, Any] = {} if self.field is None else {"field": self.field}
+        if self.retry is not None:
+            extra["retry"] = self.retry
         return reply("error", self.id, code=self.code, message=self.message, **extra)
 
 

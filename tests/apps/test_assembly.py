@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio_websocket import open_websocket
 
+from tests.hub.test_neighbours import FakeCluster
 from trio_gateway.apps.assembly import Application, ApplicationSettings
 from trio_gateway.handshake.refusal import Refusal
 from trio_gateway.http.messages import HttpRequest, HttpResponse
@@ -43,10 +44,28 @@ async def test_it_is_served_by_its_gateway(nursery: trio.Nursery) -> None:
     assert await ask(application, "/readyz") == (503, "draining")
 
 
+async def test_an_operator_disconnects_a_user_at_every_node(nursery: trio.Nursery) -> None:
+    """The order goes to the other nodes of the store, too."""
+    cluster = FakeCluster()
+    application = Application(cluster, ApplicationSettings(api_token="t"))
+    request = HttpRequest(
+        method="POST",
+        path="/api/users/ann/disconnect",
+        query={},
+        headers={"authorization": "Bearer t"},
+        body=b"",
+        remote="",
+    )
+    answer = await application.http(request)
+    assert isinstance(answer, HttpResponse)
+    ((kind, order),) = cluster.told
+    assert (200, "control", "ann") == (answer.status, kind, json.loads(order)["user"])
+
+
 async def test_it_is_served_by_another_gateway(nursery: trio.Nursery) -> None:
     """A program that calls serve_websocket() itself tells it which gateway that is."""
     application = Application(MemoryBroker())
-    assert b"trio_gateway_connections 0\n" in (await ask(application, "/metrics"))[1]
+    assert b"trio_gateway_connections 0.0\n" in (await ask(application, "/metrics"))[1]
 
     async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
         await serve_websocket(
@@ -62,7 +81,7 @@ async def test_it_is_served_by_another_gateway(nursery: trio.Nursery) -> None:
     gateway = await nursery.start(serve)
     application.attach(gateway)
     async with open_websocket("127.0.0.1", gateway.port, "/", use_ssl=False):
-        assert b"trio_gateway_connections 1\n" in (await ask(application, "/metrics"))[1]
+        assert b"trio_gateway_connections 1.0\n" in (await ask(application, "/metrics"))[1]
     await gateway.drain()
 
 

@@ -491,6 +491,13 @@ async def test_typing_in_a_room_not_joined_is_an_error(world: World) -> None:
     assert await bob.all() == []
 
 
+async def test_a_ping_is_answered(world: World) -> None:
+    """For clients that can see no ping of the protocol; nobody else hears of it."""
+    ann, bob = await world.join("ann"), await world.join("bob")
+    assert {"type": "pong", "id": "alive"} == await ann.ask("ping", id="alive")
+    assert [] == await bob.all()
+
+
 # presence
 
 
@@ -621,7 +628,7 @@ async def test_a_store_that_is_down_is_an_error_and_no_end(
             error = await client.ask(**command, id=1)
             assert (error["type"], error["id"], error["code"]) == ("error", 1, "store_unavailable")
             assert "disk full" not in error["message"]
-        late = await world.connect("bob")
+        late = await world.connect("bob", room="tea")
         welcome, error = await late.all()
         assert (welcome["type"], error["code"]) == ("welcome", "store_unavailable")
     assert (await late.ask("join", room="lobby"))["type"] == "joined"

@@ -13,6 +13,7 @@ from trio_gateway.apps.notifications import NotificationApp, NotificationSetting
 from trio_gateway.apps.session import SERVER, UpgradeLike
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.handshake.refusal import Refusal
+from trio_gateway.hub.broker import Retention
 from trio_gateway.hub.hub import Hub
 from trio_gateway.hub.memory import MemoryBroker
 from trio_gateway.hub.positions import Position
@@ -259,6 +260,45 @@ async def test_unread_survives_the_connection(world: World) -> None:
     await client.ask("read", offset=1)
     client.connection.end()
     assert (await (await world.listen("ann")).receive())["unread"] == 2
+
+
+async def test_what_was_trimmed_is_not_unread(nursery: trio.Nursery) -> None:
+    """Counted is what is kept and was not read: in the welcome, and when some are read."""
+    broker = MemoryBroker(retention=Retention(max_publications=5))
+    hub = Hub(broker)
+    await nursery.start(hub.run)
+    world = World(hub, broker, nursery)
+    await notify(world, *map(str, range(8)))
+    phone = await world.listen("ann")
+    assert (await phone.receive())["unread"] == 5
+    await notify(world, "8", "9")
+    laptop = await world.listen("ann")
+    assert (await laptop.receive())["unread"] == 5
+    await phone.all()
+    assert await phone.ask("read", offset=2) == {"type": "unread", "count": 5, "offset": 2}
+    assert await phone.ask("read", offset=8) == {"type": "unread", "count": 2, "offset": 8}
+    assert [frame["count"] for frame in await laptop.all()] == [5, 2]
+
+
+async def test_what_is_trimmed_while_connecting_is_told(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The welcome may count what just went: the next frame puts it right."""
+    broker = MemoryBroker(retention=Retention(max_publications=2))
+    hub = Hub(broker)
+    await nursery.start(hub.run)
+    world = World(hub, broker, nursery)
+    await notify(world, "1", "2")
+    subscribe = broker.subscribe
+
+    async def late(topic: str) -> None:
+        await subscribe(topic)
+        await notify(world, "3")
+
+    monkeypatch.setattr(broker, "subscribe", late)
+    welcome, told = await (await world.listen("ann")).all()
+    assert welcome["unread"] == 3
+    assert told == {"type": "unread", "count": 2, "offset": 0}
 
 
 # list

@@ -16,6 +16,7 @@ from trio_gateway.apps.schemas import (
     List,
     Members,
     Message,
+    Ping,
     Read,
     Subscribe,
     Typing,
@@ -54,6 +55,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ),
         ('{"type":"members","room":"a"}', Members(room="a")),
         ('{"type":"typing","room":"a"}', Typing(room="a")),
+        ('{"type":"ping","id":"alive"}', Ping(id="alive")),
         (' \t\r\n{"type":"typing","room":"a"}\n', Typing(room="a")),
     ],
 )
@@ -67,6 +69,7 @@ def test_every_chat_command_is_understood(text: str, expected: Command) -> None:
     [
         ('{"type":"read","offset":4}', Read(offset=4)),
         ('{"type":"list"}', List()),
+        ('{"type":"ping"}', Ping()),
         ('{"type":"list","id":2.5,"before":9,"limit":5}', List(id=2.5, before=9, limit=5)),
         ('{"type":"subscribe","topic":"news"}', Subscribe(topic="news")),
         (

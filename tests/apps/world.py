@@ -4,7 +4,7 @@ import json
 import math
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import trio
 import trio.testing
@@ -13,6 +13,9 @@ from trio_websocket import CloseReason, ConnectionClosed
 from trio_gateway.apps.chat import ChatApp, ChatSettings
 from trio_gateway.apps.notifications import NotificationApp, NotificationSettings
 from trio_gateway.apps.session import UpgradeLike
+from trio_gateway.handshake.authentication import Authenticate, Identity
+from trio_gateway.handshake.refusal import Refusal
+from trio_gateway.handshake.upgrade import Upgrade
 from trio_gateway.hub.hub import Hub
 from trio_gateway.hub.memory import MemoryBroker
 from trio_gateway.transport.outbox import Verdict
@@ -84,8 +87,15 @@ class FakeUpgrade:
 
     def __init__(self, id: str, query: Mapping[str, str]) -> None:
         self.query = query
+        self.identity: Identity | None = None
         self.connection = FakeConnection(id)
         self.rejected: tuple[int, dict[bytes, bytes], Any] | None = None
+
+    async def identify(self, authenticate: Authenticate) -> Identity | Refusal:
+        answer = await authenticate(cast(Upgrade, self))
+        if isinstance(answer, Identity):
+            self.identity = answer
+        return answer
 
     async def accept(self) -> FakeConnection:
         await trio.lowlevel.checkpoint()

@@ -26,7 +26,9 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without what configures a gateway, and ``extra``."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("TRIO_GATEWAY")}
     own.pop("PORT", None)
-    return own | {"PYTHONPATH": str(ROOT)} | dict(extra or {})
+    # A test that is about a file names one.
+    own |= {"PYTHONPATH": str(ROOT), "TRIO_GATEWAY_STORE": "memory"}
+    return own | dict(extra or {})
 
 
 def command(*arguments: str) -> list[str]:
@@ -109,13 +111,17 @@ class Running:
         process: its process.
         out: what it prints after the start line.
         err: its logs.
-        url: where it listens.
+        urls: where it listens.
     """
 
     process: trio.Process
     out: Lines
     err: Lines
-    url: str = ""
+    urls: list[str] = attrs.Factory(list)
+
+    @property
+    def url(self) -> str:
+        return self.urls[-1]
 
     @property
     def port(self) -> int:
@@ -132,9 +138,25 @@ class Running:
         return await self.process.wait()
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, whichever of its threads did."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(word) for task in tasks for word in task.read_text().split())
+
+
+def is_running(pid: int) -> bool:
+    """Return whether there is such a process."""
+    return Path(f"/proc/{pid}").exists()
+
+
 @asynccontextmanager
 async def start(
-    arguments: Sequence[str], env: Mapping[str, str] | None = None, *, stdout: int = subprocess.PIPE
+    arguments: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    *,
+    stdout: int = subprocess.PIPE,
+    patience: float = _START + _END,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncGenerator[Running, None]:
     """Start a process; it is killed in the end if it still runs."""
     process = await trio.lowlevel.open_process(
@@ -142,13 +164,14 @@ async def start(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=subprocess.PIPE,
+        pass_fds=pass_fds,
         env=environment(env),
     )
     assert process.stderr is not None
     _, unread = trio.testing.memory_stream_one_way_pair()
     streams: list[trio.abc.ReceiveStream] = [process.stdout or unread, process.stderr]
     try:
-        with trio.fail_after(_START + _END):
+        with trio.fail_after(patience):
             yield Running(process, Lines(streams[0]), Lines(streams[1]))
     finally:
         process.kill()
@@ -160,16 +183,19 @@ async def start(
 
 @asynccontextmanager
 async def gateway(
-    *arguments: str, env: Mapping[str, str] | None = None
+    *arguments: str, env: Mapping[str, str] | None = None, patience: float = _START + _END
 ) -> AsyncGenerator[Running, None]:
     """Start a gateway on a free port, wait for its start line."""
-    arguments = (*arguments, "--port", "0") if "--uds" not in arguments else arguments
-    async with start(command(*arguments), env) as running:
+    arguments = (
+        (*arguments, "--port", "0") if not {"--uds", "--listen"} & {*arguments} else arguments
+    )
+    async with start(command(*arguments), env, patience=patience) as running:
         line = await running.out.next()
         if line is None:
             raise AssertionError(f"the gateway did not start: {await running.err.rest()}")
-        word, _, running.url = line.rpartition(" ")
-        assert word == "listening on"
+        said, _, urls = line.partition(" on ")
+        assert said == "listening"
+        running.urls = urls.split()
         yield running
 
 

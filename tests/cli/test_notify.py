@@ -8,7 +8,7 @@ import trio
 from tests.cli.process import gateway, run, run_here, taken_port
 from trio_gateway.apps.assembly import Application, ApplicationSettings
 from trio_gateway.cli.checklist.probe import Site
-from trio_gateway.cli.target import Target
+from trio_gateway.client.target import Target
 from trio_gateway.hub.memory import MemoryBroker
 
 
@@ -44,8 +44,8 @@ async def test_a_refusal_is_one_line(nursery: trio.Nursery, capfd: Capture) -> N
     await nursery.start(served.run)
     url = f"http://127.0.0.1:{served.port}"
     for arguments, reason in (
-        (["ann", "hi", "--token", "wrong"], "answered 401: this is not the API token"),
-        (["ann", "", "--token", "right"], "answered 400: title "),
+        (["ann", "hi", "--token", "wrong"], "answered invalid_token: this is not the API token"),
+        (["ann", "", "--token", "right"], "answered invalid_field: title "),
     ):
         ended = await run_here(capfd, "notify", *arguments, "--url", url)
         assert (1, [], 1) == (ended.status, ended.out, len(ended.err))
@@ -89,5 +89,6 @@ async def test_another_server_is_one_line(
     assert (1, [], 1) == (ended.status, ended.out, len(ended.err))
     head, _, body = requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /below/api/notifications HTTP/1.1\r\n")
-    assert json.loads(body) == {"to": "ann", "title": "hi"}
+    posted = json.loads(body)
+    assert posted == {"to": "ann", "title": "hi", "key": posted["key"]}
     nursery.cancel_scope.cancel()

@@ -19,7 +19,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from tests.cli.process import Lines, Running, command, gateway, run, start
 from trio_gateway.cli.checklist.probe import Site
-from trio_gateway.cli.target import Answer, Target
+from trio_gateway.client.target import Answer, Target
 
 
 async def get(running: Running, path: str, token: str | None = None) -> Answer:
@@ -205,6 +205,13 @@ async def _upgrading(running: Running, path: str = "/", header: str = "") -> tri
     )
     await stream.send_all(request.encode())
     return stream
+
+
+async def test_without_the_page_there_is_the_rest() -> None:
+    """--no-page: the files are nowhere, / speaks WebSocket only; health answers."""
+    async with gateway("--no-page") as running:
+        paths = ("/", "/gateway.js", "/page.js", "/healthz")
+        assert [426, 404, 404, 200] == [(await get(running, path)).status for path in paths]
 
 
 async def test_without_strict_paths_every_path_is_the_chat() -> None:

@@ -15,8 +15,8 @@ from trio_gateway.apps.assembly import Application, ApplicationSettings
 from trio_gateway.cli.checklist import api, chat, notifications, start, upgrades
 from trio_gateway.cli.checklist.order import CHECKS
 from trio_gateway.cli.checklist.probe import Check, Site
-from trio_gateway.cli.target import Target
 from trio_gateway.cli.verify import make
+from trio_gateway.client.target import Target
 from trio_gateway.hub.memory import MemoryBroker
 
 TOKEN = "token"

@@ -12,7 +12,10 @@ import trio_gateway
 from trio_gateway import Connection, Gateway, Upgrade
 
 PUBLIC = [
+    "Action",
     "AlreadyInitialized",
+    "Authenticate",
+    "Authorize",
     "CloseCode",
     "CloseReason",
     "Compression",
@@ -33,11 +36,14 @@ PUBLIC = [
     "HttpHandler",
     "HttpRequest",
     "HttpResponse",
+    "Identity",
     "InvalidResponse",
     "InvalidRoute",
     "Limits",
     "ListenerInUse",
     "Match",
+    "Proxies",
+    "Rates",
     "Refusal",
     "Router",
     "Statistics",

@@ -47,6 +47,9 @@ class Desk:
             desk=self,
         )
 
+    def admit_user(self, upgrade: Upgrade, user: str) -> None:
+        """Everybody may have as many connections as they like."""
+
     def decided(self, upgrade: Upgrade) -> None:
         self.decisions.append(upgrade.state)
 

@@ -12,6 +12,7 @@ from trio_gateway.apps.notifications import NotificationApp
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.handshake.refusal import Refusal
 from trio_gateway.http.api import Api
+from trio_gateway.http.door import Door
 from trio_gateway.http.messages import HttpRequest, HttpResponse
 from trio_gateway.hub.hub import Hub
 from trio_gateway.hub.memory import MemoryBroker
@@ -30,7 +31,7 @@ class Caller:
         self.broker = MemoryBroker()
         self.hub = Hub(self.broker)
         self.chat = ChatApp(self.hub, ChatSettings(max_page=5), clock=lambda: 1_790_000_000.125)
-        self.api = Api(self.chat, NotificationApp(self.hub), token)
+        self.api = Api(self.chat, NotificationApp(self.hub), Door(token))
 
     async def __call__(
         self,

@@ -1,5 +1,6 @@
 """The browser page: what is served, and what the files may not do."""
 
+import gzip
 import re
 import shutil
 import subprocess
@@ -8,11 +9,14 @@ from importlib import resources
 
 import pytest
 
+from trio_gateway.apps.assembly import Application, ApplicationSettings
 from trio_gateway.handshake.refusal import Refusal
 from trio_gateway.http.messages import HttpRequest, HttpResponse
 from trio_gateway.http.page import Page
+from trio_gateway.hub.memory import MemoryBroker
 
-PATHS = ["/", "/page.js", "/page.css"]
+SCRIPTS = ["gateway.js", "page.js", "page-chat.js", "page-dom.js", "page-notes.js"]
+PATHS = ["/", "/gateway.d.ts", "/page.css", "/icon.svg", *(f"/{name}" for name in SCRIPTS)]
 
 
 def file(name: str) -> str:
@@ -22,15 +26,18 @@ def file(name: str) -> str:
 
 async def get(path: str, method: str = "GET", **headers: str) -> HttpResponse | Refusal | None:
     """Ask the page for a path; ``_`` in a header's name stands for ``-``."""
-    return await Page()(
-        HttpRequest(
-            method=method,
-            path=path,
-            query={},
-            headers={name.replace("_", "-"): value for name, value in headers.items()},
-            body=b"",
-            remote="",
-        )
+    return await Page()(await request(path, method, **headers))
+
+
+async def request(path: str, method: str = "GET", **headers: str) -> HttpRequest:
+    """Return a request."""
+    return HttpRequest(
+        method=method,
+        path=path,
+        query={},
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        body=b"",
+        remote="",
     )
 
 
@@ -38,11 +45,13 @@ async def get(path: str, method: str = "GET", **headers: str) -> HttpResponse | 
     "path, name, content_type",
     [
         ("/", "index.html", "text/html; charset=utf-8"),
-        ("/page.js", "page.js", "text/javascript; charset=utf-8"),
+        ("/gateway.d.ts", "gateway.d.ts", "text/plain; charset=utf-8"),
         ("/page.css", "page.css", "text/css; charset=utf-8"),
+        ("/icon.svg", "icon.svg", "image/svg+xml"),
+        *((f"/{name}", name, "text/javascript; charset=utf-8") for name in SCRIPTS),
     ],
 )
-async def test_the_three_files_are_served(path: str, name: str, content_type: str) -> None:
+async def test_the_files_are_served(path: str, name: str, content_type: str) -> None:
     """Each with its type, and fenced in."""
     response = await get(path)
     assert isinstance(response, HttpResponse)
@@ -55,6 +64,54 @@ async def test_the_three_files_are_served(path: str, name: str, content_type: st
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "*" not in policy
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_who_takes_gzip_gets_it(path: str) -> None:
+    """The same bytes, smaller, under an ETag of their own; caches are told why."""
+    plain, packed = await get(path), await get(path, accept_encoding="br;q=1.0, gzip;q=0.8")
+    assert isinstance(plain, HttpResponse)
+    assert isinstance(packed, HttpResponse)
+    assert plain.body == gzip.decompress(packed.body)
+    assert len(packed.body) < len(plain.body)
+    assert "gzip" == dict(packed.headers)["Content-Encoding"]
+    assert "Content-Encoding" not in dict(plain.headers)
+    etags = [dict(response.headers)["ETag"] for response in (plain, packed)]
+    assert etags[0] != etags[1]
+    for response in (plain, packed):
+        assert "Accept-Encoding" == dict(response.headers)["Vary"]
+    again = await get(path, accept_encoding="gzip", if_none_match=etags[1])
+    assert isinstance(again, HttpResponse)
+    assert 304 == again.status
+    assert "Content-Encoding" not in dict(again.headers)
+
+
+@pytest.mark.parametrize("header", ["", "identity", "br, deflate", "gzip;q=0", "gzip; q=0.000, *"])
+async def test_who_does_not_take_gzip_gets_none(header: str) -> None:
+    """Refused by a weight of nothing, too."""
+    response = await get("/page.css", accept_encoding=header)
+    assert isinstance(response, HttpResponse)
+    assert file("page.css").encode() == response.body
+
+
+async def test_the_page_knows_whether_to_ask_for_a_token() -> None:
+    """By an attribute of the document, which has its own ETag."""
+    asked = await Page("jwt")(await request("/"))
+    unasked = await get("/")
+    assert isinstance(asked, HttpResponse)
+    assert isinstance(unasked, HttpResponse)
+    assert b'data-auth="jwt"' in asked.body
+    assert b'data-auth="none"' in unasked.body
+    assert asked.headers[0] != unasked.headers[0]
+
+
+async def test_without_the_page_there_is_none() -> None:
+    """``page=False``: nobody answers for its addresses; health stays."""
+    http = Application(MemoryBroker(), ApplicationSettings(page=False)).http
+    for path in PATHS:
+        assert await http(await request(path)) is None
+    assert await http(await request("/healthz")) is not None
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -83,9 +140,11 @@ async def test_the_page_is_read_only(path: str) -> None:
     assert (refusal.status, refusal.headers) == (405, (("Allow", "GET, HEAD"),))
 
 
-@pytest.mark.parametrize("path", ["/index.html", "/page.js/", "//", "/../page.js", "/favicon.ico"])
+@pytest.mark.parametrize(
+    "path", ["/index.html", "/page.js/", "//", "/../page.js", "/favicon.ico", "/__init__.py"]
+)
 async def test_no_other_path_is_the_pages(path: str) -> None:
-    """There are three addresses, not a directory."""
+    """There are addresses, not a directory."""
     assert await get(path) is None
 
 
@@ -121,7 +180,8 @@ def test_nothing_runs_inline_and_nothing_comes_from_elsewhere() -> None:
             assert not name.startswith("on"), (tag, name)
             assert name != "style", tag
             if name in ("src", "href"):
-                assert value in ("/page.js", "/page.css", "data:,")
+                assert value is not None
+                assert value in PATHS or value.startswith("#"), (tag, value)
 
 
 def test_every_field_has_a_label_and_every_region_a_name() -> None:
@@ -130,18 +190,17 @@ def test_every_field_has_a_label_and_every_region_a_name() -> None:
     labelled = {attributes.get("for") for tag, attributes in page.tags if tag == "label"}
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     for tag, attributes in page.tags:
-        if tag == "input":
+        if tag in ("input", "textarea"):
             assert attributes["id"] in labelled
-        if tag == "section":
-            assert attributes["aria-labelledby"] in ids
-        if attributes.get("role") == "log":
-            assert attributes["aria-label"]
-    assert ("html", {"lang": "en"}) in page.tags
+        if tag in ("section", "nav", "aside", "dialog"):
+            assert attributes.get("aria-label") or attributes["aria-labelledby"] in ids
+    assert ("html", {"lang": "en", "data-auth": "none"}) in page.tags
 
 
-def test_text_of_others_never_becomes_markup() -> None:
-    """The script has no way to make HTML, or code, out of a text."""
-    script = file("page.js")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_text_of_others_never_becomes_markup(name: str) -> None:
+    """No script has a way to make HTML, or code, out of a text."""
+    script = file(name)
     for word in (
         "innerHTML",
         "outerHTML",
@@ -154,15 +213,21 @@ def test_text_of_others_never_becomes_markup() -> None:
 
 
 def test_the_script_and_the_page_agree_on_the_ids() -> None:
-    """Every element that the script asks for is there."""
+    """Every element that a script asks for is there."""
     ids = {attributes.get("id") for _, attributes in elements().tags}
-    asked = set(re.findall(r'\$\("([^"]+)"\)', file("page.js")))
+    asked = {id for name in SCRIPTS for id in re.findall(r'\$\("([^"]+)"\)', file(name))}
     assert asked
     assert asked <= ids
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js here")
-def test_the_script_is_javascript() -> None:
-    """Node reads it."""
-    with resources.as_file(resources.files("trio_gateway.http.page") / "page.js") as path:
-        subprocess.run(["node", "--check", path], check=True)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_are_javascript(name: str) -> None:
+    """Node reads them, as modules."""
+    script = file(name).encode()
+    subprocess.run(["node", "--check", "--input-type=module", "-"], input=script, check=True)
+
+
+def test_the_client_depends_on_nothing() -> None:
+    """It is one file, to be copied or served."""
+    assert re.findall(r"^\s*import\b|\bimport\(", file("gateway.js"), re.MULTILINE) == []

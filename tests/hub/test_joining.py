@@ -32,15 +32,17 @@ class Gate:
             await self.opened.wait()
 
 
-async def open_hub(nursery: trio.Nursery, broker: SlowBroker, **limits: int) -> Hub:
-    hub = Hub(broker, limits=HubLimits(**limits), clock=no_clock)
+async def open_hub(
+    nursery: trio.Nursery, broker: SlowBroker, *, share_seconds: float = 1.0, **limits: int
+) -> Hub:
+    hub = Hub(broker, limits=HubLimits(share_seconds=share_seconds, **limits), clock=no_clock)
     hub.encode_with("chat", line)
     await nursery.start(hub.run)
     return hub
 
 
 async def test_live_is_held_until_the_history_is_read(nursery: trio.Nursery) -> None:
-    """What is published while the history is read comes after the greeting, once."""
+    """What is published while the history is read comes with it, once; the ephemeral is gone."""
     for step in ("before history", "after history"):
         gate = Gate(step)
         hub = await open_hub(nursery, SlowBroker(MemoryBroker(), gate))
@@ -56,7 +58,6 @@ async def test_live_is_held_until_the_history_is_read(nursery: trio.Nursery) -> 
         await gate.reached.wait()
         await hub.publish(TOPIC, b"c")
         hub.broadcast(TOPIC, b"typing\n")
-        hub.broadcast(TOPIC, b"own typing\n", exclude=ann)
         await hub.publish(TOPIC, b"d")
         await trio.testing.wait_all_tasks_blocked()
         assert (1, 2) == (hub.statistics().joining, hub.statistics().held)
@@ -65,10 +66,7 @@ async def test_live_is_held_until_the_history_is_read(nursery: trio.Nursery) -> 
         await hub.publish(TOPIC, b"e")
         await trio.testing.wait_all_tasks_blocked()
         page = [publication.position.offset for publication in results[0].publications]
-        if step == "before history":
-            assert ([2, 3, 4], ["joined 4", "typing", "5 e"]) == (page, ann.lines)
-        else:
-            assert ([2], ["joined 2", "3 c", "typing", "4 d", "5 e"]) == (page, ann.lines)
+        assert ([2, 3, 4], ["joined 4", "5 e"]) == (page, ann.lines)
         assert results[0].recovered
 
 
@@ -251,34 +249,6 @@ async def test_a_lagging_stream_brings_nothing_twice(
     assert ["joined 3", "4 d"] == bob.lines
 
 
-async def test_a_page_older_than_what_others_have_is_read_again(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
-) -> None:
-    """A slow read is not joined to a stream that others have joined beyond it."""
-    slow = True
-
-    async def pause(step: str) -> None:
-        nonlocal slow
-        if step == "after history" and slow:
-            slow = False
-            await trio.sleep(2)
-
-    async def lag(_: str) -> None:
-        await trio.sleep(10)
-
-    hub = await open_hub(nursery, SlowBroker(MemoryBroker(), pause, lag=lag))
-    ann, bob = Recorder(), Recorder()
-    nursery.start_soon(_join, hub, ann)
-    await trio.sleep(1)
-    for word in (b"a", b"b"):
-        await hub.publish(TOPIC, word)
-    await _join(hub, bob)
-    await trio.sleep(30)
-    await hub.publish(TOPIC, b"c")
-    await trio.sleep(30)
-    assert ["joined 2", "3 c"] == ann.lines == bob.lines
-
-
 class Scripted(SlowBroker):
     """A broker whose stream and history are set by hand."""
 
@@ -345,7 +315,8 @@ async def test_a_gap_spares_who_has_it_in_the_history(
 ) -> None:
     """When the stream jumps, who joined beyond the hole is not told; who misses something is."""
     broker = Scripted()
-    hub, old, new = await open_hub(nursery, broker), Recorder(), Recorder()
+    hub = await open_hub(nursery, broker, share_seconds=0)
+    old, new = Recorder(), Recorder()
     broker.position = Position("one", 1)
     await _join(hub, old)
     broker.position = Position("one", 6)
@@ -378,23 +349,6 @@ async def test_a_page_that_the_stream_does_not_follow_is_read_again(
     assert [f"joined {offset}", f"{offset + 1} {epoch}"] == ann.lines
 
 
-async def test_a_page_of_an_older_epoch_is_read_again(nursery: trio.Nursery) -> None:
-    """A slow read from before the loss is not joined to a topic that others joined after it."""
-    broker = Scripted()
-    hub, ann, bob = await open_hub(nursery, broker), Recorder(), Recorder()
-    broker.position = Position("one", 5)
-
-    async def lose_history() -> None:
-        broker.position = Position("two", 2)
-        await _join(hub, bob)
-
-    broker.during_reads = [lose_history]
-    await _join(hub, ann)
-    broker.stream("two", 3)
-    await trio.testing.wait_all_tasks_blocked()
-    assert ["joined 2", "3 two"] == ann.lines == bob.lines
-
-
 async def test_who_left_ahead_of_the_stream_is_not_kept(nursery: trio.Nursery) -> None:
     """One that the stream had not caught up with leaves nothing behind either."""
     broker = Scripted()
@@ -423,7 +377,8 @@ async def test_a_repeated_delivery_is_ignored(nursery: trio.Nursery) -> None:
 async def test_a_new_epoch_spares_who_joined_in_it(nursery: trio.Nursery) -> None:
     """Who joined after the history was lost gets on; who joined before is told."""
     broker = Scripted()
-    hub, old, new = await open_hub(nursery, broker), Recorder(), Recorder()
+    hub = await open_hub(nursery, broker, share_seconds=0)
+    old, new = Recorder(), Recorder()
     broker.position = Position("one", 5)
     await _join(hub, old)
     broker.position = Position("two", 2)

@@ -231,6 +231,8 @@ class MemoryMachine(RuleBasedStateMachine):
             (publication.position, publication.payload) for publication in page.publications
         ]
         assert (len(older) > len(expected)) == page.more
+        kept = [entry.position.offset for entry in self.of(topic)]
+        assert (kept[0] if kept else self.latest[topic].offset + 1) == page.first
 
     @rule(topic=topics)
     def subscribe(self, topic: str) -> None:

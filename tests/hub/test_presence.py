@@ -10,12 +10,15 @@ from tests.hub.fakes import Recorder, line, no_clock
 from trio_gateway.hub.hub import Hub, HubLimits
 from trio_gateway.hub.memory import MemoryBroker
 from trio_gateway.hub.presence import Change, Roster
+from trio_gateway.transport.outbox import Verdict
 
 TOPIC = "chat:lobby"
 
 
-def presence_line(topic: str, count: int, joined: tuple[str, ...], left: tuple[str, ...]) -> bytes:
-    return f"{count} +{','.join(joined)} -{','.join(left)}\n".encode()
+def presence_line(topic: str, change: Change) -> bytes:
+    members = "" if change.members is None else f" ={','.join(change.members)}"
+    names = f" +{','.join(change.joined)} -{','.join(change.left)}{members}"
+    return f"{change.count}{names if change.named else ''}\n".encode()
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ async def test_at_most_one_a_second(hub: Hub, autojump_clock: trio.testing.MockC
             await hub.leave_all(guest)
     await trio.sleep(5)
     assert 3 <= len(watcher.lines) <= 4
-    assert watcher.lines[-1].startswith(f"{hub.members(TOPIC)[0]} ")
+    assert f"{hub.members(TOPIC)[0]}" == watcher.lines[-1]
 
 
 async def test_flapping_is_not_told(hub: Hub, autojump_clock: trio.testing.MockClock) -> None:
@@ -88,24 +91,24 @@ async def test_flapping_is_not_told(hub: Hub, autojump_clock: trio.testing.MockC
 
 
 async def test_a_crowd_is_a_count(hub: Hub, autojump_clock: trio.testing.MockClock) -> None:
-    """Above the number of names there is the count alone."""
+    """Above the number of names there is the count alone; after it, all names again."""
     watcher = await join(hub, "ann", presence=True)
     guests = [await join(hub, f"g{number}") for number in range(3)]
     await trio.sleep(2)
     await hub.leave_all(guests[0])
     await trio.sleep(2)
-    assert ["4 + -", "3 + -g0"] == watcher.lines
+    assert ["4", "3 + -g0 =ann,g1,g2"] == watcher.lines
 
 
 async def test_many_changes_are_a_count(hub: Hub, autojump_clock: trio.testing.MockClock) -> None:
-    """A frame never has more names than the bound, however many came and went."""
+    """However many come and go, no more are remembered than the bound: the list stands for all."""
     watcher = await join(hub, "ann", presence=True)
     guests = [await join(hub, f"g{number}") for number in range(6)]
     await trio.sleep(2)
     for guest in guests:
         await hub.leave_all(guest)
     await trio.sleep(2)
-    assert ["7 + -", "1 + -"] == watcher.lines
+    assert ["7", "1 + -g0,g1,g2 =ann"] == watcher.lines
 
 
 async def test_a_kind_without_encoder_has_no_presence(
@@ -204,4 +207,92 @@ def test_a_roster_forgets_who_left() -> None:
     assert (0, [], False) == (roster.count, roster.names(10), "ann" in roster)
     assert roster.take(10) is None
     assert roster.note("ann", was_in=True, max_names=0)
-    assert Change(0, (), ()) == roster.take(10)
+    assert Change(0, members=()) == roster.take(10)
+
+
+class Listener(Recorder):
+    """Knows who is in a topic by what it was told and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.names: set[str] | None = None
+
+    def ask(self, hub: Hub) -> None:
+        """Ask who is in; the answer comes after what was offered so far."""
+        self.replay()
+        self.count, names = hub.members(TOPIC, MAX_NAMES)
+        self.names = set(names) if len(names) == self.count else None
+
+    def replay(self) -> None:
+        for frame in self.lines:
+            count, *words = frame.split()
+            self.count = int(count)
+            for word in words:
+                names = {name for name in word[1:].split(",") if name}
+                if word[0] == "=":
+                    self.names = names
+                elif self.names is not None:
+                    self.names = self.names | names if word[0] == "+" else self.names - names
+            if not words:
+                self.names = None
+        self.offers.clear()
+
+
+MAX_NAMES = 3
+storms = st.lists(
+    st.tuples(
+        st.integers(0, 7),
+        st.sampled_from(["come", "come", "listen", "leave", "crash", "ask"]),
+        st.sampled_from([0, 0, 0, 0.1, 0.4, 1.1]),
+    ),
+    max_size=40,
+)
+
+
+@given(storms)
+def test_after_any_storm_every_listener_knows_who_is_in(
+    storm: list[tuple[int, str, float]],
+) -> None:
+    """The count always, the names while they are few, whoever came, went or broke off when."""
+
+    async def run() -> None:
+        hub = Hub(MemoryBroker(), limits=HubLimits(max_presence_names=MAX_NAMES), clock=no_clock)
+        hub.encode_with("chat", line, presence=presence_line)
+        connections = [Listener() for _ in range(8)]
+        listening: set[Listener] = set()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hub.run)
+            for number, step, pause in storm:
+                listener = connections[number]
+                match step:
+                    case "come" | "listen":
+                        listener.replay()
+                        listener.verdict = Verdict.ACCEPTED
+                        await hub.subscribe(
+                            TOPIC, listener, user=f"u{number % 5}", presence=step == "listen"
+                        )
+                        listening.discard(listener)
+                        if step == "listen":
+                            listening.add(listener)
+                            listener.ask(hub)
+                    case "leave":
+                        await hub.leave_all(listener)
+                        listening.discard(listener)
+                    case "crash":
+                        listener.verdict = Verdict.CLOSED
+                        hub.broadcast(TOPIC, b"")
+                        await hub.leave_all(listener)
+                        listening.discard(listener)
+                    case _:
+                        listener.ask(hub)
+                await trio.sleep(pause)
+            await trio.sleep(3)
+            count, names = hub.members(TOPIC, 100)
+            for listener in listening:
+                listener.replay()
+                assert count == listener.count
+                assert count > MAX_NAMES or listener.names == set(names)
+            nursery.cancel_scope.cancel()
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -16,6 +16,7 @@ from trio_gateway.errors import ListenerInUse
 from trio_gateway.testing import MemoryListener
 from trio_gateway.transport.listeners import (
     AnyListener,
+    TlsListener,
     accept_streams,
     duplicate,
     endpoint_of,
@@ -179,3 +180,20 @@ async def test_a_listener_that_is_broken(nursery: trio.Nursery) -> None:
     """An error that is no overload is the gateway's to know."""
     with pytest.raises(OSError, match="Bad file descriptor"):
         await accept_streams(Scripted(errno.EBADF), trio.abc.AsyncResource.aclose, nursery)
+
+
+async def test_tls_that_changes(tcp: trio.SocketListener) -> None:
+    """Each connection begins with the context of its moment; it is a listener over TLS."""
+    contexts = [ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2)]
+    asked = iter(contexts)
+    listener = TlsListener(tcp, lambda: next(asked))
+    assert tcp.socket is socket_of(listener)
+    assert url(endpoint_of(listener)).startswith("wss://127.0.0.1:")
+    streams: list[trio.abc.Stream] = []
+    for context in contexts:
+        client = await trio.open_tcp_stream("127.0.0.1", tcp.socket.getsockname()[1])
+        accepted = await listener.accept()
+        assert context is accepted.context
+        streams += [client, accepted]
+    for stream in streams:
+        await trio.aclose_forcefully(stream)

@@ -22,6 +22,7 @@ from trio_gateway.transport.listeners import duplicate
 from trio_gateway.transport.pollers import ERROR, HANGUP, READ, WRITE, Poller, open_poller
 from trio_gateway.transport.pump import ListeningSocket, Pump, SocketLink
 from trio_gateway.transport.signal import Signal
+from trio_gateway.transport.sockets import Socket
 from trio_gateway.transport.timers import Timers
 
 
@@ -466,7 +467,7 @@ class Door:
     listening: ListeningSocket
     sock: Scripted
     fd: int
-    accepted: list[tuple[socket.socket, Any, Any]]
+    accepted: list[tuple[Any, Any, Any]]
     knocking: list[socket.socket] = attrs.Factory(list)
     failing: bool = False
 
@@ -490,9 +491,9 @@ async def door(nursery: trio.Nursery, poller: FakePoller) -> Any:
     sock.listen(100)
     sock.setblocking(False)
 
-    accepted: list[tuple[socket.socket, Any, Any]] = []
+    accepted: list[tuple[Any, Any, Any]] = []
 
-    def accept(sock: socket.socket, peer: Any, local: Any) -> None:
+    def accept(sock: Socket, peer: Any, local: Any) -> None:
         accepted.append((sock, peer, local))
         if this.failing:
             raise RuntimeError("no")
@@ -573,7 +574,7 @@ async def test_a_unix_socket(world: World, poller: FakePoller, tmp_path: Path) -
     sock.bind(str(tmp_path / "gateway"))
     sock.listen()
     sock.setblocking(False)
-    accepted: list[tuple[socket.socket, Any, Any]] = []
+    accepted: list[tuple[Any, Any, Any]] = []
 
     def accept(*arguments: Any) -> None:
         accepted.append(arguments)
@@ -600,6 +601,15 @@ async def test_closing_while_resting(
     await trio.sleep(1)
     assert ({}, [door.fd]) == (door.poller.watched, door.poller.forgotten)
     assert 1 == len(caplog.records)  # the overload
+
+
+async def test_a_listening_socket_that_was_shut_down(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told of once and let go: its poller would report it for ever."""
+    door.sock.errors = [errno.EINVAL]
+    await door.open()
+    assert ([door.fd], 1) == (door.poller.forgotten, len(caplog.records))
 
 
 async def test_an_exception_does_not_end_a_listener(door: Door) -> None:

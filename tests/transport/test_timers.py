@@ -204,3 +204,25 @@ async def _against_a_model(program: list[tuple[str, int, int]]) -> None:
         await trio.sleep(300 / 64 + 100 / 64 + 2 * TICK)
         assert {} == deadlines
         nursery.cancel_scope.cancel()
+
+
+async def test_lag_is_looked_at_every_second(autojump_clock: MockClock) -> None:
+    """Where nothing is due, too; a clock that jumps exactly is never late."""
+    timers = Timers()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.run)
+        await trio.sleep(10.5)
+        assert (10, 0.0) == (timers.lag.snapshot().count, timers.lag.snapshot().total)
+        nursery.cancel_scope.cancel()
+
+
+async def test_lag_is_how_late_the_wheel_wakes(mock_clock: MockClock) -> None:
+    """As late as whatever has kept the event loop, once for each time."""
+    timers = Timers()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.run)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(1.75)  # due after 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert (1, 0.75) == (timers.lag.snapshot().count, timers.lag.snapshot().total)
+        nursery.cancel_scope.cancel()

@@ -6,16 +6,18 @@ of every history are spliced from those bytes.
 """
 
 import functools
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
 
 import attrs
 import msgspec
 from attrs.validators import ge, instance_of
-from trio_websocket import ConnectionClosed
 
-from trio_gateway.apps.identity import Authenticate, anyone
+from trio_gateway.apps.door import App, AppOptions
+from trio_gateway.apps.identity import (
+    Action,
+    Identity,
+)
 from trio_gateway.apps.schemas import (
     At,
     ChatCommand,
@@ -24,6 +26,7 @@ from trio_gateway.apps.schemas import (
     Leave,
     Members,
     Message,
+    Ping,
     Typing,
     decode_chat,
     parse_position,
@@ -34,21 +37,17 @@ from trio_gateway.apps.session import (
     ConnectionLike,
     Refused,
     Session,
-    UpgradeLike,
     newest_that_fit,
-    refuse,
-    seconds,
     timestamp,
 )
 from trio_gateway.connection.frames import text_frame
-from trio_gateway.handshake.refusal import Refusal
-from trio_gateway.hub.broker import Publication
+from trio_gateway.hub.broker import Publication, Receipt
 from trio_gateway.hub.hub import Hub, Joined
 from trio_gateway.hub.positions import Position
+from trio_gateway.hub.presence import Change
 from trio_gateway.wire import (
     MAX_USER,
     Id,
-    InvalidField,
     Problem,
     TextLimits,
     check_key,
@@ -86,57 +85,33 @@ class ChatSettings:
     texts: TextLimits = attrs.field(factory=TextLimits)
 
 
-class ChatApp:
+class ChatApp(App[Join]):
     """The chat of one gateway.
 
     Arguments:
         hub: carries the rooms, as topics ``chat:ROOM``; this app becomes their encoder.
         settings: what one client may take.
-        authenticate: who an upgrade is for.
-        heartbeat: the seconds that ``welcome`` names; ``math.inf`` is told as 0, for none.
-        clock: seconds since 1970, for the time of a message.
+        options: as for every ``App``.
     """
 
     def __init__(
-        self,
-        hub: Hub,
-        settings: ChatSettings | None = None,
-        *,
-        authenticate: Authenticate = anyone,
-        heartbeat: float = 25.0,
-        clock: Callable[[], float] = time.time,
+        self, hub: Hub, settings: ChatSettings | None = None, **options: Unpack[AppOptions]
     ) -> None:
-        self.hub = hub
+        super().__init__(hub, **options)
         self.settings = settings or ChatSettings()
-        self.heartbeat = seconds(heartbeat)
-        self._authenticate = authenticate
-        self._clock = clock
         hub.encode_with(KIND, encode, presence=encode_presence)
 
-    async def handle(self, upgrade: UpgradeLike) -> None:
-        """Serve one client until its connection ends: the handler to give to a router.
+    def wanted(self, identity: Identity, opening: Join) -> Iterable[tuple[Action, str]]:
+        """The chat, and the room."""
+        return (Action.CONNECT, KIND), (Action.SUBSCRIBE, topic_of(opening.room))
 
-        Cancelled, it leaves every room at once and leaves the closing to the gateway.
-        """
-        identity = await self._authenticate(upgrade)
-        if isinstance(identity, Refusal):
-            await refuse(upgrade, identity)
-            return
-        try:
-            opening = self._opening(upgrade.query)
-        except InvalidField as error:
-            problem = Refusal(400, "invalid_field", f"the query parameter {error}")
-            await refuse(upgrade, problem)
-            return
-        connection = await upgrade.accept()
-        session = ChatSession(self, connection, identity.user)
-        try:
-            await session.open(opening)
-            await session.run()
-        except ConnectionClosed:
-            pass  # in the middle of a reply: an end like any other
-        finally:
-            await self.hub.leave_all(connection)
+    async def begin(
+        self, connection: ConnectionLike, identity: Identity, opening: Join
+    ) -> "ChatSession":
+        """Join the first room."""
+        session = ChatSession(self, connection, identity)
+        await session.open(opening)
+        return session
 
     async def publish(self, *, room: str, user: str, text: str, key: str | None = None) -> Position:
         """Store a message and send it to everyone in the room; return where it is.
@@ -159,10 +134,18 @@ class ChatApp:
 
     async def store(self, room: str, user: str, text: str, key: str | None) -> Position:
         """As ``publish``, for fields that are checked already."""
-        payload = msgspec.json.encode(
-            {"user": user, "text": text, "time": timestamp(self._clock())}
+        return await self.hub.publish(
+            topic_of(room), self._payload(user, text), key=scoped_key(user, key)
         )
-        return await self.hub.publish(topic_of(room), payload, key=scoped_key(user, key))
+
+    async def submit(self, room: str, user: str, text: str, key: str | None) -> Position | Receipt:
+        """As ``store``, but perhaps return before it is stored; see ``Hub.submit``."""
+        return await self.hub.submit(
+            topic_of(room), self._payload(user, text), key=scoped_key(user, key)
+        )
+
+    def _payload(self, user: str, text: str) -> bytes:
+        return msgspec.json.encode({"user": user, "text": text, "time": timestamp(self._clock())})
 
     async def history(
         self, room: str, *, before: int | None = None, limit: int | None = None
@@ -187,13 +170,28 @@ class ChatApp:
     def members(self, room: str) -> dict[str, Any]:
         """Return ``{"room", "count", "members"}``: the exact count, the names up to a cap.
 
-        Raises InvalidField.
+        Of a room that somebody is in at this node. Raises InvalidField.
         """
         check_name("room", room)
         count, names = self.hub.members(topic_of(room), self.settings.max_members)
         return {"room": room, "count": count, "members": names}
 
-    def _opening(self, query: Mapping[str, str]) -> Join:
+    async def look_up_members(self, room: str) -> dict[str, Any]:
+        """As ``members``, of any room.
+
+        Raises InvalidField, and StoreUnavailable: it is not known. Changes nothing, so that it can
+        be cancelled at any time.
+        """
+        check_name("room", room)
+        count, names = await self.hub.look_up_members(topic_of(room), self.settings.max_members)
+        return {"room": room, "count": count, "members": names}
+
+    def encode_missed(self, publications: Sequence[Publication]) -> tuple[bytes, bool]:
+        """Return what fits of the messages as JSON with commas between, and whether all did."""
+        missed, cut = newest_that_fit(publications, to_json, self.settings.max_page_bytes)
+        return b",".join(missed), not cut
+
+    def opening(self, query: Mapping[str, str]) -> Join:
         """Return the join that the query string asks for; raises InvalidField."""
         room = query.get("room", self.settings.default_room)
         check_name("room", room)
@@ -211,10 +209,15 @@ class ChatSession(Session[ChatCommand]):
         rooms: those it is in, in the order of joining, and whether it wants their presence.
     """
 
-    def __init__(self, app: ChatApp, connection: ConnectionLike, user: str) -> None:
-        super().__init__(connection, user)
+    def __init__(self, app: ChatApp, connection: ConnectionLike, identity: Identity) -> None:
+        super().__init__(connection, identity, app.authorize)
         self.app = app
+        self.limits = app.limits
         self.rooms: dict[str, bool] = {}
+
+    def overlaps(self, command: ChatCommand) -> bool:
+        """Messages are stored in their order anyway."""
+        return isinstance(command, Message)
 
     def decode(self, text: str) -> ChatCommand | Problem:
         """Read a text frame."""
@@ -232,7 +235,7 @@ class ChatSession(Session[ChatCommand]):
             server=SERVER,
         )
         await self.send(welcome)
-        await self.attempt(self.obey(opening))
+        await self.attempt(self._join(opening))
 
     async def obey(self, command: ChatCommand) -> None:
         """Do what a command says and reply."""
@@ -240,20 +243,26 @@ class ChatSession(Session[ChatCommand]):
             case Message():
                 await self._say(command)
             case Join():
+                self.check_join()
                 await self._join(command)
             case Leave(room=room):
                 await self.app.hub.unsubscribe(topic_of(room), self.connection)
                 self.rooms.pop(room, None)
                 await self.send(reply("left", command.id, room=room))
             case History(room=room):
+                await self.check(Action.READ, topic_of(room))
                 page = await self.app.history(room, before=command.before, limit=command.limit)
                 await self.send(reply("history", command.id, **page))
             case Members(room=room):
-                await self.send(reply("members", command.id, **self.app.members(room)))
+                await self.check(Action.READ, topic_of(room))
+                await self._tell_members(command)
             case Typing(room=room):
                 self._check_joined(room)
+                await self.check(Action.PUBLISH, topic_of(room))
                 frame = text_frame(reply("typing", None, room=room, user=self.user))
                 self.app.hub.broadcast(topic_of(room), frame, exclude=self.connection)
+            case Ping():
+                await self.send(reply("pong", command.id))
 
     async def _say(self, command: Message) -> None:
         room = command.room
@@ -263,16 +272,31 @@ class ChatSession(Session[ChatCommand]):
                 raise Refused("not_joined", "you are in no room; join one first")
         else:
             self._check_joined(room)
-        position = await self.app.store(room, self.user, command.text, command.key)
-        if command.id is not None:
-            await self.send(reply("ack", command.id, room=room, offset=position.offset))
+        await self.check(Action.PUBLISH, topic_of(room))
+        stored = await self.app.submit(room, self.user, command.text, command.key)
+        if isinstance(stored, Position):
+            await self._acknowledge(command.id, room, stored)
+        else:
+            self.later(
+                functools.partial(self._acknowledge_stored, command.id, room, stored), command.id
+            )
+
+    async def _acknowledge_stored(self, id: Id | None, room: str, receipt: Receipt) -> None:
+        await self._acknowledge(id, room, await receipt.position())
+
+    async def _acknowledge(self, id: Id | None, room: str, position: Position) -> None:
+        if id is not None:
+            await self.send(reply("ack", id, room=room, offset=position.offset))
 
     async def _join(self, command: Join) -> None:
         room, settings = command.room, self.app.settings
+        await self.check(Action.SUBSCRIBE, topic_of(room))
         if room not in self.rooms and len(self.rooms) >= settings.max_rooms:
             raise Refused(
                 "too_many_rooms", f"at most {settings.max_rooms} rooms at once; leave one first"
             )
+        if not self.app.hub.has_room_for(topic_of(room)):
+            raise Refused("no_more_rooms", "no room can be opened now; join one that others are in")
         # The hub leaves a room before it joins it again; if the store fails in between, it is left.
         presence = self.rooms.pop(room, False) if command.presence is None else command.presence
         self.rooms.pop(room, None)
@@ -288,13 +312,18 @@ class ChatSession(Session[ChatCommand]):
         self.rooms[room] = presence
 
     def _greet(self, command: Join, joined: Joined) -> list[bytes]:
-        missed: list[bytes] = []
-        recovered = True
+        missed, recovered = b"", True
         if command.since is not None:
-            budget = self.app.settings.max_page_bytes
-            missed, cut = newest_that_fit(joined.publications, to_json, budget)
-            recovered = joined.recovered and not cut
+            missed, whole = joined.once(self.app.encode_missed)
+            recovered = joined.recovered and whole
         return [text_frame(joined_reply(command.room, command.id, joined, recovered, missed))]
+
+    async def _tell_members(self, command: Members) -> None:
+        told = await self.app.look_up_members(command.room)
+        await self.send(reply("members", command.id, **told))
+        if command.room in self.rooms and self.app.members(command.room) != told:
+            # It had to wait, and presence frames may have come before it: the next puts it right.
+            self.app.hub.refresh_presence(topic_of(command.room))
 
     def _check_joined(self, room: str) -> None:
         if room not in self.rooms:
@@ -323,24 +352,27 @@ def encode(publication: Publication) -> bytes:
     return text_frame(to_json(publication))
 
 
-def encode_presence(
-    topic: str, count: int, joined: tuple[str, ...], left: tuple[str, ...]
-) -> bytes:
-    """Return the frame that tells who came and went; in a crowd, the count alone."""
-    names = {"joined": joined, "left": left} if joined or left else {}
-    return text_frame(reply("presence", None, room=topic[len(KIND) + 1 :], count=count, **names))
+def encode_presence(topic: str, change: Change) -> bytes:
+    """Return the frame that tells who came and went; in a crowd, the count alone.
+
+    ``members`` are all there are, when those who listen may not know them: after a crowd.
+    """
+    fields: dict[str, Any] = {"room": topic[len(KIND) + 1 :], "count": change.count}
+    if change.named:
+        fields |= {"joined": change.joined, "left": change.left}
+    if change.members is not None:
+        fields["members"] = change.members
+    return text_frame(reply("presence", None, **fields))
 
 
-def joined_reply(
-    room: str, id: Id | None, joined: Joined, recovered: bool, missed: list[bytes]
-) -> bytes:
-    """Return the JSON of ``joined``."""
-    return reply(
+def joined_reply(room: str, id: Id | None, joined: Joined, recovered: bool, missed: bytes) -> bytes:
+    """Return the JSON of ``joined``; ``missed`` are the messages with commas between them."""
+    head = reply(
         "joined",
         id,
         room=room,
         position=joined.position,
         members=joined.members,
         recovered=recovered,
-        messages=[msgspec.Raw(message) for message in missed],
     )
+    return b'%b,"messages":[%b]}' % (head[:-1], missed)

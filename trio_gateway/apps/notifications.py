@@ -6,19 +6,24 @@ costs a user time and nothing else.
 """
 
 import functools
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
+from weakref import WeakValueDictionary
 
 import attrs
 import msgspec
+import trio
 from attrs.validators import ge, instance_of
-from trio_websocket import ConnectionClosed
 
-from trio_gateway.apps.identity import Authenticate, anyone
+from trio_gateway.apps.door import App, AppOptions
+from trio_gateway.apps.identity import (
+    Action,
+    Identity,
+)
 from trio_gateway.apps.schemas import (
     List,
     NotificationCommand,
+    Ping,
     Read,
     Subscribe,
     Unsubscribe,
@@ -31,16 +36,12 @@ from trio_gateway.apps.session import (
     ConnectionLike,
     Refused,
     Session,
-    UpgradeLike,
     newest_that_fit,
-    refuse,
-    seconds,
     timestamp,
 )
 from trio_gateway.connection.frames import text_frame
 from trio_gateway.errors import CloseCode
-from trio_gateway.handshake.refusal import Refusal
-from trio_gateway.hub.broker import Publication
+from trio_gateway.hub.broker import Page, Publication
 from trio_gateway.hub.hub import Hub, Joined
 from trio_gateway.hub.positions import Position
 from trio_gateway.wire import (
@@ -75,62 +76,46 @@ class NotificationSettings:
     texts: TextLimits = attrs.field(factory=TextLimits)
 
 
-class NotificationApp:
+class NotificationApp(App[Position | None]):
     """The notifications of one gateway.
 
     Arguments:
         hub: carries the streams, as topics ``user:NAME`` and ``topic:NAME``; this app becomes
             their encoder.
         settings: what one client may take.
-        authenticate: who an upgrade is for.
-        heartbeat: the seconds that ``welcome`` names; ``math.inf`` is told as 0, for none.
-        clock: seconds since 1970, for the time of a notification.
+        options: as for every ``App``.
     """
 
     def __init__(
         self,
         hub: Hub,
         settings: NotificationSettings | None = None,
-        *,
-        authenticate: Authenticate = anyone,
-        heartbeat: float = 25.0,
-        clock: Callable[[], float] = time.time,
+        **options: Unpack[AppOptions],
     ) -> None:
-        self.hub = hub
+        super().__init__(hub, **options)
         self.settings = settings or NotificationSettings()
-        self.heartbeat = seconds(heartbeat)
-        self._authenticate = authenticate
-        self._clock = clock
+        self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         for kind in ("user", "topic"):
             hub.encode_with(kind, encode)
 
-    async def handle(self, upgrade: UpgradeLike) -> None:
-        """Serve one client until its connection ends: the handler to give to a router.
+    def opening(self, query: Mapping[str, str]) -> Position | None:
+        """Return the position that ``?since`` names."""
+        return parse_position(query["since"]) if "since" in query else None
 
-        Cancelled, it unsubscribes at once and leaves the closing to the gateway.
-        """
-        identity = await self._authenticate(upgrade)
-        if isinstance(identity, Refusal):
-            await refuse(upgrade, identity)
-            return
-        try:
-            since = parse_position(upgrade.query["since"]) if "since" in upgrade.query else None
-        except InvalidField as error:
-            problem = Refusal(400, "invalid_field", f"the query parameter {error}")
-            await refuse(upgrade, problem)
-            return
-        connection = await upgrade.accept()
-        session = NotificationSession(self, connection, identity.user)
-        try:
-            if await session.attempt(session.open(since)):
-                await session.run()
-            else:
-                # Without the store there is neither a welcome nor a stream: come back later.
-                await connection.aclose(CloseCode.TRY_AGAIN_LATER, "store unavailable")
-        except ConnectionClosed:
-            pass  # in the middle of a reply: an end like any other
-        finally:
-            await self.hub.leave_all(connection)
+    def wanted(self, identity: Identity, opening: Position | None) -> Iterable[tuple[Action, str]]:
+        """The notifications, and the user's own stream."""
+        return (Action.CONNECT, "notifications"), (Action.SUBSCRIBE, f"user:{identity.user}")
+
+    async def begin(
+        self, connection: ConnectionLike, identity: Identity, opening: Position | None
+    ) -> "NotificationSession | None":
+        """Begin the user's stream, or close where the store is down."""
+        session = NotificationSession(self, connection, identity)
+        if await session.attempt(session.open(opening)):
+            return session
+        # Without the store there is neither a welcome nor a stream: come back later.
+        await connection.aclose(CloseCode.TRY_AGAIN_LATER, "store unavailable")
+        return None
 
     async def notify(
         self,
@@ -169,6 +154,15 @@ class NotificationApp:
         }
         return await self.hub.publish(name, msgspec.json.encode(payload), key=key)
 
+    def turn(self, user: str) -> trio.Lock:
+        """Return what one connection of a user holds at a time while it counts and tells."""
+        return self._turns.setdefault(user, trio.Lock())
+
+    def encode_missed(self, publications: Sequence[Publication]) -> tuple[bytes, bool]:
+        """Return the frames of what fits of a shared topic, and whether all did."""
+        missed, cut = newest_that_fit(publications, to_json, self.settings.max_page_bytes)
+        return b"".join([text_frame(item) for item in missed]), not cut
+
 
 class NotificationSession(Session[NotificationCommand]):
     """One connection of the notifications.
@@ -178,11 +172,14 @@ class NotificationSession(Session[NotificationCommand]):
         topics: the shared ones besides.
     """
 
-    def __init__(self, app: NotificationApp, connection: ConnectionLike, user: str) -> None:
-        super().__init__(connection, user)
+    def __init__(
+        self, app: NotificationApp, connection: ConnectionLike, identity: Identity
+    ) -> None:
+        super().__init__(connection, identity, app.authorize)
         self.app = app
+        self.limits = app.limits
         self.hub = app.hub
-        self.topic = f"user:{user}"
+        self.topic = f"user:{self.user}"
         self.topics: set[str] = set()
 
     def decode(self, text: str) -> NotificationCommand | Problem:
@@ -191,19 +188,25 @@ class NotificationSession(Session[NotificationCommand]):
 
     async def open(self, since: Position | None) -> None:
         """Subscribe to the user's stream: first the welcome, then what was missed."""
-        cursor = await self.hub.cursor(self.topic, self.user)
-        joined = await self.hub.subscribe(
-            self.topic,
-            self.connection,
-            user=self.user,
-            since=since,
-            limit=0 if since is None else self.app.settings.max_page,
-            greet=functools.partial(self._welcome, since, cursor),
-        )
-        # Another connection of this user may have read some before this one could be told.
-        now = await self.hub.cursor(self.topic, self.user)
-        if now != cursor:
-            await self.send(unread(joined.position.offset, now))
+        async with self.app.turn(self.user):
+            kept = await self.hub.history(self.topic, limit=0)
+            cursor = await self.hub.cursor(self.topic, self.user)
+            joined = await self.hub.subscribe(
+                self.topic,
+                self.connection,
+                user=self.user,
+                since=since,
+                limit=0 if since is None else self.app.settings.max_page,
+                greet=functools.partial(self._welcome, since, kept, cursor),
+            )
+            # Meanwhile more may have come, for which older ones went, or some been read elsewhere.
+            now = await self.hub.cursor(self.topic, self.user)
+            if joined.position != kept.position:
+                later = await self.hub.history(self.topic, limit=0)
+            else:
+                later = kept
+            if now != cursor or later.first != kept.first:
+                await self.send(unread(later, now))
 
     async def obey(self, command: NotificationCommand) -> None:
         """Do what a command says and reply."""
@@ -218,17 +221,20 @@ class NotificationSession(Session[NotificationCommand]):
                 await self.hub.unsubscribe(f"topic:{topic}", self.connection)
                 self.topics.discard(topic)
                 await self.send(reply("unsubscribed", command.id, topic=topic))
+            case Ping():
+                await self.send(reply("pong", command.id))
 
     async def _read(self, command: Read) -> None:
         # The broker moves a cursor no further than the latest: what comes next arrives unread.
-        cursor = await self.hub.advance(self.topic, self.user, command.offset)
-        latest = (await self.hub.history(self.topic, limit=0)).position.offset
-        frame = text_frame(unread(latest, cursor))
-        if command.id is None:
-            self.hub.broadcast(self.topic, frame)
-        else:
-            self.hub.broadcast(self.topic, frame, exclude=self.connection)
-            await self.send(unread(latest, cursor, command))
+        async with self.app.turn(self.user):
+            cursor = await self.hub.advance(self.topic, self.user, command.offset)
+            kept = await self.hub.history(self.topic, limit=0)
+            frame = text_frame(unread(kept, cursor))
+            if command.id is None:
+                self.hub.broadcast(self.topic, frame)
+            else:
+                self.hub.broadcast(self.topic, frame, exclude=self.connection)
+                await self.send(unread(kept, cursor, command))
 
     async def _list(self, command: List) -> None:
         settings = self.app.settings
@@ -244,10 +250,14 @@ class NotificationSession(Session[NotificationCommand]):
 
     async def _subscribe(self, command: Subscribe) -> None:
         topic, settings = command.topic, self.app.settings
+        await self.check(Action.SUBSCRIBE, f"topic:{topic}")
         if topic not in self.topics and len(self.topics) >= settings.max_topics:
             raise Refused(
                 "too_many_topics", f"at most {settings.max_topics} topics; unsubscribe from one"
             )
+        if not self.hub.has_room_for(f"topic:{topic}"):
+            raise Refused("no_more_topics", "no topic can be opened now; try again later")
+        self.check_join()
         # The hub leaves a topic before joining it again; if the store fails in between, it is left.
         self.topics.discard(topic)
         await self.hub.subscribe(
@@ -260,14 +270,23 @@ class NotificationSession(Session[NotificationCommand]):
         )
         self.topics.add(topic)
 
-    def _welcome(self, since: Position | None, cursor: int, joined: Joined) -> list[bytes]:
-        missed, recovered = self._missed(since is not None, joined, cursor)
+    def _welcome(
+        self, since: Position | None, kept: Page, cursor: int, joined: Joined
+    ) -> list[bytes]:
+        missed, recovered = [], True
+        if since is not None:
+            to_mine = functools.partial(to_json, cursor=cursor)
+            budget = self.app.settings.max_page_bytes
+            items, cut = newest_that_fit(joined.publications, to_mine, budget)
+            missed = [text_frame(item) for item in items]
+            recovered = joined.recovered and not cut
+        now = attrs.evolve(kept, position=joined.position)
         welcome = reply(
             "welcome",
             None,
             user=self.user,
             connection=self.connection.id,
-            unread=max(0, joined.position.offset - cursor),
+            unread=count_unread(now, cursor),
             position=joined.position,
             recovered=recovered,
             heartbeat=self.app.heartbeat,
@@ -276,22 +295,15 @@ class NotificationSession(Session[NotificationCommand]):
         return [text_frame(welcome), *missed]
 
     def _subscribed(self, command: Subscribe, joined: Joined) -> list[bytes]:
-        missed, recovered = self._missed(command.since is not None, joined, 0)
+        missed, recovered = b"", True
+        if command.since is not None:
+            missed, whole = joined.once(self.app.encode_missed)
+            recovered = joined.recovered and whole
         position = joined.position
         answer = reply(
             "subscribed", command.id, topic=command.topic, position=position, recovered=recovered
         )
-        return [text_frame(answer), *missed]
-
-    def _missed(self, asked: bool, joined: Joined, cursor: int) -> tuple[list[bytes], bool]:
-        if not asked:
-            return [], True
-        items, cut = newest_that_fit(
-            joined.publications,
-            functools.partial(to_json, cursor=cursor),
-            self.app.settings.max_page_bytes,
-        )
-        return [text_frame(item) for item in items], joined.recovered and not cut
+        return [text_frame(answer), missed]
 
 
 def address(to: str | None, topic: str | None) -> str:
@@ -321,7 +333,15 @@ def encode(publication: Publication) -> bytes:
     return text_frame(to_json(publication))
 
 
-def unread(latest: int, cursor: int, command: Read | None = None) -> bytes:
-    """Return the JSON of ``unread``: how many, and up to which offset all are read."""
+def count_unread(kept: Page, cursor: int) -> int:
+    """Return how many are kept that have not been read: what was trimmed can't be any more."""
+    return max(0, kept.position.offset - max(cursor, kept.first - 1))
+
+
+def unread(kept: Page, cursor: int, command: Read | None = None) -> bytes:
+    """Return the JSON of ``unread``: how many, and up to which offset all are read.
+
+    The offset never goes back: of two frames the one with the greater is the newer.
+    """
     id = None if command is None else command.id
-    return reply("unread", id, count=max(0, latest - cursor), offset=cursor)
+    return reply("unread", id, count=count_unread(kept, cursor), offset=cursor)

@@ -47,6 +47,10 @@ class Command(msgspec.Struct, tag_field="type", kw_only=True):
             raise InvalidField("id", f"may have at most {MAX_ID} characters")
 
 
+class Ping(Command, tag="ping"):
+    """Ask for a sign of life: a script in a browser cannot see the pings of the protocol."""
+
+
 class RoomCommand(Command):
     """A command about one room."""
 
@@ -148,8 +152,8 @@ class _OnlyId(msgspec.Struct):
     id: Id | None = None
 
 
-ChatCommand = Join | Leave | Message | History | Members | Typing
-NotificationCommand = Read | List | Subscribe | Unsubscribe
+ChatCommand = Join | Leave | Message | History | Members | Typing | Ping
+NotificationCommand = Read | List | Subscribe | Unsubscribe | Ping
 
 _C = TypeVar("_C", bound=Command)
 _chat: msgspec.json.Decoder[ChatCommand] = msgspec.json.Decoder(ChatCommand)

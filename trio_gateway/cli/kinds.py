@@ -6,6 +6,7 @@ where the value stands.
 """
 
 import math
+import os
 import re
 import reprlib
 from abc import ABC, abstractmethod
@@ -208,3 +209,14 @@ class Several(Kind[tuple[str, ...]]):
         if not isinstance(value, list):
             raise expected("an array of strings", value)
         return tuple(self.one.take(item) for item in value)
+
+
+@attrs.frozen
+class Paths(Several):
+    """One file or several: a flag given again, a variable like PATH, a TOML string or array."""
+
+    def read(self, text: str) -> tuple[str, ...]:
+        return tuple(self.one.read(path) for path in text.split(os.pathsep) if path)
+
+    def take(self, value: object) -> tuple[str, ...]:
+        return Several.take(self, [value] if isinstance(value, str) else value)

@@ -1,244 +1,192 @@
-"""The sockets of ``serve``: TCP, TLS over it, a Unix socket.
+"""What ``serve`` listens on: sockets opened here, or handed in by whoever started it.
 
-In: options. Out: listeners and the URLs they are at. The rules: one host name on several addresses
-has one port; a Unix socket's file is there exactly as long as somebody listens; whatever cannot be
-opened is one line that names the setting.
+In: options, sockets from systemd, from a predecessor or from the supervisor. Out: listeners for a
+gateway, and sockets to hand on. The rules: a socket that is handed in is used and not opened again;
+the sockets stay open here until somebody closes them, so that none who connects is refused while
+one process follows another.
 """
 
-import errno
-import ipaddress
 import os
 import socket
-import ssl
-import stat
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Self
-from urllib.parse import quote
+import sys
+from collections.abc import AsyncGenerator, Generator, Iterable, MutableMapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import attrs
 import trio
 
+from trio_gateway.cli.binding import Bound, SocketFile, addresses, bind, url_of
+from trio_gateway.cli.certificates import Certificate
 from trio_gateway.cli.options import ServeOptions
-from trio_gateway.cli.sources import Given
 from trio_gateway.errors import ConfigurationError
-from trio_gateway.transport.listeners import AnyListener
+from trio_gateway.transport.listeners import AnyListener, TlsListener
 
-_FREE_PORT_TRIES = 10
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-_UDS_MODE = 0o660
-_BACKLOG = 0xFFFF  # the kernel takes its own limit where that is less
+_FIRST_SYSTEMD_FD = 3
+_SYSTEMD = "systemd:"
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Opened:
     """What is being listened on.
 
     Attributes:
-        listeners: for a gateway.
-        urls: where it is, the TCP one first.
-        local: whether only this machine can get there.
+        bound: the sockets.
+        certificate: what TLS shows; None without.
     """
 
-    listeners: list[AnyListener]
-    urls: list[str]
-    local: bool
+    bound: list[Bound]
+    certificate: Certificate | None
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it is, each once."""
+        return list(dict.fromkeys(bound.url for bound in self.bound))
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can get there."""
+        return all(bound.local for bound in self.bound)
+
+    def listeners(self) -> list[AnyListener]:
+        """Return listeners for a gateway to close, over the same sockets."""
+        return [self._listener(bound) for bound in self.bound]
+
+    def fds(self) -> list[int]:
+        """Return the descriptors, for ``pass_fds``."""
+        return [bound.sock.fileno() for bound in self.bound]
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return what the process that gets the descriptors is told of them."""
+        return [
+            {"fd": bound.sock.fileno(), "name": bound.name, "url": bound.url, "tls": bound.tls}
+            for bound in self.bound
+        ]
+
+    def close(self) -> None:
+        """Listen no more, as far as this process goes; the files of Unix sockets stay."""
+        for bound in self.bound:
+            bound.sock.close()
+
+    def remove_files(self) -> None:
+        """Remove the files of Unix sockets that were made here."""
+        for bound in self.bound:
+            if bound.file is not None:
+                bound.file.remove()
+
+    def keep_files(self) -> None:
+        """Leave the files of Unix sockets to a successor."""
+        for bound in self.bound:
+            bound.file = None
+
+    def _listener(self, bound: Bound) -> AnyListener:
+        sock = bound.sock.dup()
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        if bound.tls and self.certificate is not None:
+            return TlsListener(listener, self.certificate.context)
+        return listener
 
 
 @asynccontextmanager
-async def open_listeners(options: ServeOptions) -> AsyncGenerator[Opened, None]:
-    """Open everything, and close it in the end; the file of a Unix socket goes with it.
+async def open_listeners(
+    options: ServeOptions, handed: Iterable[Bound] = ()
+) -> AsyncGenerator[Opened, None]:
+    """Listen on everything, and close it in the end; the files of Unix sockets go with it.
+
+    Arguments:
+        options: what was asked for.
+        handed: systemd's sockets.
 
     Raises:
         ConfigurationError: a certificate cannot be read or an address cannot be bound.
     """
-    context = _tls(options)
-    scheme = "http" if context is None else "https"
-    plain: list[trio.SocketListener] = []
-    files: list[_SocketFile] = []
-    urls: list[str] = []
-    local = True
+    opened = Opened(list(handed), None)
     try:
-        if options.tcp:
-            plain += await _open_tcp(options)
-            address: Any = plain[0].socket.getsockname()
-            urls.append(f"{scheme}://{_bracketed(options.host)}:{address[1]}")
-            local = all(_is_loopback(listener) for listener in plain)
-        if options.uds is not None:
-            plain.append(await _open_uds(options.given["uds"], files))
-            urls.append(f"{scheme}+unix://{quote(options.uds, safe='')}")
-        yield Opened([_wrapped(listener, context) for listener in plain], urls, local)
+        opened.certificate = Certificate.of(options)
+        for address in addresses(options):
+            # systemd's sockets stand for the default address, not for one that was asked for.
+            if not opened.bound or not address.is_default:
+                opened.bound += await bind(address)
+        yield opened
     finally:
-        for file in files:
-            file.remove()
-        for listener in plain:
-            listener.socket.close()
+        opened.remove_files()
+        opened.close()
 
 
-def _tls(options: ServeOptions) -> ssl.SSLContext | None:
-    if options.tls_cert is None or options.tls_key is None:
-        return None
-    certificate, key = options.given["tls_cert"], options.given["tls_key"]
-    for given in (certificate, key):
+@contextmanager
+def taken_over(handed: Iterable[Bound]) -> Generator[Opened, None, None]:
+    """Keep what the program before this one has left, for workers, and close it in the end."""
+    opened = Opened(list(handed), None)
+    try:
+        yield opened
+    finally:
+        opened.remove_files()
+        opened.close()
+
+
+def from_systemd(
+    environ: MutableMapping[str, str], *, tls: bool, first: int = _FIRST_SYSTEMD_FD
+) -> list[Bound]:
+    """Return the sockets of socket activation (``sd_listen_fds(3)``), and forget about them.
+
+    Arguments:
+        environ: where ``LISTEN_FDS``, ``LISTEN_PID`` and ``LISTEN_FDNAMES`` are; they are removed.
+        tls: whether there is a certificate. TLS is then spoken on all of them, but for those with
+            ``FileDescriptorName=http``.
+        first: their first descriptor.
+
+    Raises:
+        ConfigurationError: one of them is no listening stream socket.
+    """
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdigit():
+        return []
+    names += [""] * int(count)
+    return [
+        _handed(first + n, f"{_SYSTEMD}{n}", tls and names[n] != "http") for n in range(int(count))
+    ]
+
+
+def from_told(told: Sequence[dict[str, Any]], *, own: bool) -> list[Bound]:
+    """Return the sockets that another of our processes told of, see ``Opened.told``.
+
+    Arguments:
+        told: what was said.
+        own: whether the files of Unix sockets are to be removed by this process.
+    """
+    return [_retold(one, own) for one in told]
+
+
+def _retold(told: dict[str, Any], own: bool) -> Bound:
+    bound = Bound(told["name"], told["url"], told["tls"], _adopt(told["fd"]))
+    kind, _, path = bound.name.partition(":")
+    if own and kind == "unix":
         try:
-            with open(given.value, "rb"):
-                pass
-        except (OSError, ValueError) as error:
-            raise given.wrong(f"cannot read {given.value!r}: {_reason(error)}") from None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
-
-    def password() -> str:
-        raise key.wrong("is encrypted; give one that is not")
-
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key, password)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise key.wrong("is not the key of the certificate") from None
-        if _has_certificate(certificate):
-            raise key.wrong(f"{key.value!r} has no usable private key in PEM") from None
-        raise certificate.wrong(f"{certificate.value!r} has no certificate in PEM") from None
-    return context
-
-
-def _has_certificate(certificate: Given) -> bool:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate.value)
-    except ssl.SSLError:
-        return False
-    return True
-
-
-def _wrapped(listener: trio.SocketListener, context: ssl.SSLContext | None) -> AnyListener:
-    if context is None:
-        return listener
-    return trio.SSLListener(listener, context, https_compatible=True)
-
-
-async def _open_tcp(options: ServeOptions) -> list[trio.SocketListener]:
-    """Listen on every address of the host, all on the same port."""
-    host, port = options.given["host"], options.given["port"]
-    addresses = await _addresses(host)
-    for tries_left in reversed(range(_FREE_PORT_TRIES)):
-        try:
-            return await _listen(addresses, options.port)
-        except OSError as error:
-            # With port 0, the port that is free on one address may be taken on the next.
-            if error.errno == errno.EADDRINUSE and options.port == 0 and tries_left:
-                continue
-            raise _explain(error, host, port) from None
-    raise AssertionError
-
-
-async def _addresses(host: Given) -> list[str]:
-    try:
-        found = await trio.socket.getaddrinfo(host.value, 0, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise host.wrong(f"there is no address for {host.value!r}; check the name") from None
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-async def _listen(addresses: Sequence[str], port: int) -> list[trio.SocketListener]:
-    opened: list[trio.SocketListener] = []
-    unavailable: OSError | None = None
-    try:
-        for address in addresses:
-            try:
-                opened += await trio.open_tcp_listeners(port, host=address)
-            except OSError as error:
-                if error.errno not in _NOT_HERE:
-                    raise
-                unavailable = error  # a name may have an IPv6 address where there is no IPv6
-                continue
-            port = port or opened[0].socket.getsockname()[1]
-        if not opened and unavailable is not None:
-            raise unavailable
-    except BaseException:
-        for listener in opened:
-            listener.socket.close()
-        raise
-    return opened
-
-
-def _explain(error: OSError, host: Given, port: Given) -> ConfigurationError:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return port.wrong(f"{port.value} on {host.value} is in use; choose another, or 0")
-        case errno.EACCES | errno.EPERM:
-            return port.wrong(f"this user may not listen on {port.value}; choose one from 1024 on")
-        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
-            return host.wrong(f"{host.value} is not an address of this machine")
-        case _:
-            return host.wrong(f"cannot listen on {host.value}: {_reason(error)}")
-
-
-@attrs.frozen
-class _SocketFile:
-    path: str
-    identity: tuple[int, int, int]
-
-    @classmethod
-    def at(cls, path: str) -> Self:
-        status = os.lstat(path)
-        # A number of a removed file is soon another's, its time of change is not.
-        return cls(path, (status.st_dev, status.st_ino, status.st_ctime_ns))
-
-    def remove(self) -> None:
-        """Remove the file, unless another program has put its own in its place."""
-        try:
-            if _SocketFile.at(self.path) == self:
-                os.unlink(self.path)
+            bound.file = SocketFile.at(path)
         except OSError:
-            pass  # gone already, or the folder is
+            pass  # somebody removed it; there is nothing to remove any more
+    return bound
 
 
-async def _open_uds(uds: Given, files: list[_SocketFile]) -> trio.SocketListener:
-    path: str = uds.value
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _handed(fd: int, name: str, tls: bool) -> Bound:
     try:
-        _make_way(path)
-        await sock.bind(path)
-        # Nobody can connect before listen(), so nobody connects with other permissions.
-        os.chmod(path, _UDS_MODE)
-        files.append(_SocketFile.at(path))
-        sock.listen(_BACKLOG)
-        return trio.SocketListener(sock)
-    except BaseException as error:
+        sock = _adopt(fd)
+    except OSError as error:
+        raise ConfigurationError(f"LISTEN_FDS: cannot use descriptor {fd}: {error}") from None
+    if sock.type != socket.SOCK_STREAM or not _listens(sock):
         sock.close()
-        if isinstance(error, OSError | ValueError):
-            raise uds.wrong(f"cannot listen on {path!r}: {_reason(error)}") from None
-        raise
+        raise ConfigurationError(f"LISTEN_FDS: descriptor {fd} is no listening stream socket")
+    return Bound(name, url_of(sock, tls), tls, sock)
 
 
-def _make_way(path: str) -> None:
-    """Remove the file of a socket that nobody listens on any more; raises OSError for others."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError("it is there and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # somebody listens, with a full backlog
-    raise OSError("it is in use by another program")
+def _listens(sock: socket.socket) -> bool:
+    if sys.platform == "darwin":
+        return True  # it cannot tell
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def _is_loopback(listener: trio.SocketListener) -> bool:
-    address: Any = listener.socket.getsockname()
-    return ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+def _adopt(fd: int) -> socket.socket:
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    return sock

@@ -3,15 +3,21 @@
 import sys
 
 import click
-import h11
 import trio
 
 from trio_gateway.cli.remote import read_target, read_token, token_option
 from trio_gateway.cli.sources import variable_of
-from trio_gateway.cli.target import Answer, Target, explain
+from trio_gateway.client import (
+    CommandRefused,
+    NotAcknowledged,
+    NotAGateway,
+    Position,
+    publish_notification,
+)
 from trio_gateway.errors import ConfigurationError
 
 _TIMEOUT = 10.0
+_ATTEMPTS = 3
 _HELP = """Send USER a notification: TITLE, and perhaps a body.
 
 Prints where it is stored and exits with 0; with 1, and a line on stderr, when the gateway cannot be
@@ -20,27 +26,28 @@ reached or does not take it.
 
 
 def _notify(user: str, title: str, body: str | None, url: str, token: str | None) -> int:
-    target = read_target("--url", url)
+    read_target("--url", url)
     token = read_token(token)
     if token is None:
         raise ConfigurationError(
             f"the gateway's API token is needed: --token, or {variable_of('api-token')}"
         )
-    notification = {"to": user, "title": title} | ({} if body is None else {"body": body})
     try:
-        answer = trio.run(_post, target, notification, token)
-    except (OSError, trio.BrokenResourceError, trio.TooSlowError, h11.RemoteProtocolError) as error:
-        return _failed(f"{url}: {explain(error)}")
-    position = answer.json()
-    if answer.status != 201 or not isinstance(position, dict):
-        return _failed(f"{url} answered {answer.describe()}")
-    print(f"stored at {position.get('epoch')}:{position.get('offset')}")
+        position = trio.run(_publish, url, token, user, title, body)
+    except CommandRefused as error:
+        return _failed(f"{url} answered {error}")
+    except NotAGateway as error:
+        return _failed(f"{url} {error}")
+    except NotAcknowledged as error:
+        return _failed(f"{url}: {error.why}")
+    print(f"stored at {position}")
     return 0
 
 
-async def _post(target: Target, notification: dict[str, str], token: str) -> Answer:
-    with trio.fail_after(_TIMEOUT):
-        return await target.request("POST", "/api/notifications", body=notification, token=token)
+async def _publish(url: str, token: str, user: str, title: str, body: str | None) -> Position:
+    return await publish_notification(
+        url, token, to=user, title=title, body=body, within=_TIMEOUT, attempts=_ATTEMPTS
+    )
 
 
 def _failed(message: str) -> int:

@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
 from trio_gateway.cli.kinds import (
     BadValue,
     Choice,
+    Paths,
     Seconds,
     Several,
     Switch,
@@ -24,11 +24,38 @@ from trio_gateway.cli.kinds import (
     expected,
 )
 from trio_gateway.cli.sources import Given, Setting, resolve
-from trio_gateway.settings import Drain, Heartbeat, Limits, Timeouts
+from trio_gateway.handshake import origins
+from trio_gateway.hub.broker import Retention
+from trio_gateway.hub.values import HubLimits
+from trio_gateway.settings import (
+    MAX_CONNECTIONS_PER_KNOWN_USER,
+    Drain,
+    Heartbeat,
+    Limits,
+    Proxies,
+    Rates,
+    Timeouts,
+)
 
-NOT_IN_THIS_BUILD = "not in this build"
 _LIMITS, _TIMEOUTS, _HEARTBEAT, _DRAIN = Limits(), Timeouts(), Heartbeat(), Drain()
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_RATES, _HUB, _PROXIES, _RETENTION = Rates(), HubLimits(), Proxies(), Retention()
+
+
+@attrs.frozen(kw_only=True)
+class TokenOptions:
+    """What ``--auth jwt`` was told.
+
+    Attributes:
+        keys: the paths of the key files, one at least.
+        audience: one of them must be in ``aud``; empty for none.
+        issuer: ``iss`` must be one of them; empty for any.
+        leeway: seconds by which clocks may differ.
+    """
+
+    keys: tuple[str, ...]
+    audience: tuple[str, ...]
+    issuer: tuple[str, ...]
+    leeway: float
 
 
 @attrs.frozen(kw_only=True)
@@ -41,12 +68,23 @@ class ServeOptions:
         port: the port to bind; 0 for a free one.
         tcp: whether to listen on TCP.
         uds: the path of the Unix socket to listen on; None for none.
+        listen: addresses to listen on instead of all these; empty for none.
         tls_cert: the path of the certificate; None for no TLS.
         tls_key: the path of its key.
+        tls_client_ca: the path of the authorities of clients' certificates; None asks for none.
+        workers: how many processes serve.
+        store: ``memory`` or ``sqlite:PATH``.
+        store_synchronous: ``normal`` or ``full``; see ``hub.sqlite``.
+        retention: from ``--history-…``.
         api_token: what clients of the HTTP API show, if it was given.
-        allowed_origins: where pages may come from; None for anywhere.
+        tokens: how tokens are checked; None where users are who they say.
+        allowed_origins: where pages may come from; None for what suits ``tokens``.
         strict_paths: whether WebSocket paths that nobody serves get a 404 instead of the chat.
+        page: whether the browser page is served.
         limits: from ``--max-…`` and ``--outbox-bytes``.
+        rates: from ``--…-per-second``.
+        hub: from ``--max-rooms``.
+        proxies: from ``--trusted-proxy``, ``--proxy-header`` and ``--proxy-protocol``.
         timeouts: from ``--handshake-timeout``.
         heartbeat: from ``--heartbeat``.
         drain: from ``--grace``.
@@ -58,12 +96,23 @@ class ServeOptions:
     port: int
     tcp: bool
     uds: str | None
+    listen: tuple[str, ...]
     tls_cert: str | None
     tls_key: str | None
+    tls_client_ca: str | None
+    workers: int
+    store: str
+    store_synchronous: str
+    retention: Retention
     api_token: str | None = attrs.field(repr=False)
+    tokens: TokenOptions | None
     allowed_origins: tuple[str, ...] | None
     strict_paths: bool
+    page: bool
     limits: Limits
+    rates: Rates
+    hub: HubLimits
+    proxies: Proxies
     timeouts: Timeouts
     heartbeat: Heartbeat
     drain: Drain
@@ -91,21 +140,66 @@ def serve_options(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
         # A Unix socket stands alone unless a port was asked for too; $PORT asks for nothing.
         tcp=value["uds"] is None or not (port.is_default or port.ambient),
         uds=value["uds"],
+        listen=value["listen"],
         tls_cert=value["tls_cert"],
         tls_key=value["tls_key"],
+        tls_client_ca=value["tls_client_ca"],
+        workers=value["workers"],
+        store=value["store"],
+        store_synchronous=value["store_synchronous"],
+        retention=Retention(
+            max_publications=value["history_messages"],
+            max_bytes=value["history_bytes"],
+            max_age=value["history_age"],
+        ),
         api_token=value["api_token"],
+        tokens=_tokens(value),
         allowed_origins=value["allow_origin"] or None,
         strict_paths=value["strict_paths"],
+        page=value["page"],
         limits=Limits(
             max_connections=value["max_connections"],
             max_connections_per_ip=value["max_connections_per_ip"],
+            max_connections_per_user=value["max_connections_per_user"]
+            or (None if value["auth"] == "none" else MAX_CONNECTIONS_PER_KNOWN_USER),
+            ipv6_prefix=value["ipv6_prefix"],
             max_message_bytes=value["max_message_size"],
             max_outbox_bytes=value["outbox_bytes"],
+        ),
+        rates=_rates(value),
+        hub=HubLimits(max_topics=value["max_rooms"]),
+        proxies=Proxies(
+            trusted=value["trusted_proxy"],
+            header=value["proxy_header"],
+            protocol=value["proxy_protocol"],
         ),
         timeouts=Timeouts(handshake_timeout=value["handshake_timeout"]),
         heartbeat=Heartbeat(interval=value["heartbeat"] or math.inf),
         drain=Drain(grace=value["grace"]),
         json_logs=value["log_format"] == "json",
+    )
+
+
+def _tokens(value: Mapping[str, Any]) -> TokenOptions | None:
+    if value["auth"] == "none":
+        return None
+    return TokenOptions(
+        keys=value["jwt_key"],
+        audience=value["jwt_audience"],
+        issuer=value["jwt_issuer"],
+        leeway=value["jwt_leeway"],
+    )
+
+
+def _rates(value: Mapping[str, Any]) -> Rates:
+    messages = value["messages_per_second"]
+    return Rates(
+        messages_per_second=messages or None,
+        # A user may be on a few devices at once, and types on one.
+        messages_per_second_per_user=2 * messages or None,
+        bytes_per_second=value["bytes_per_second"] or None,
+        joins_per_second=value["joins_per_second"] or None,
+        api_requests_per_second=value["api_requests_per_second"] or None,
     )
 
 
@@ -115,13 +209,46 @@ def _refuse_missing_parts(given: Mapping[str, Given]) -> None:
         raise key.wrong("needs --tls-cert with it")
     if key.is_default and not certificate.is_default:
         raise certificate.wrong("needs --tls-key with it")
-    if given["auth"].value != "none":
-        raise given["auth"].wrong(f"jwt is {NOT_IN_THIS_BUILD}; use none")
-    for field in ("jwt_key", "messages_per_second"):
-        if not given[field].is_default:
-            raise given[field].wrong(f"is {NOT_IN_THIS_BUILD}; leave it out")
-    if given["workers"].value != 1:
-        raise given["workers"].wrong(f"more than one is {NOT_IN_THIS_BUILD}; use 1")
+    if given["auth"].value == "none":
+        for field in ("jwt_key", "jwt_audience", "jwt_issuer", "jwt_leeway"):
+            if not given[field].is_default:
+                raise given[field].wrong("needs --auth jwt with it")
+    elif not given["jwt_key"].value:
+        raise given["auth"].wrong("jwt needs --jwt-key with it")
+    header = given["proxy_header"]
+    if not header.is_default and not given["trusted_proxy"].value:
+        raise header.wrong("needs --trusted-proxy with it")
+    client_ca, listen = given["tls_client_ca"], given["listen"]
+    if not client_ca.is_default and certificate.is_default:
+        raise client_ca.wrong("needs --tls-cert with it")
+    if listen.value:
+        _refuse_two_ways_to_listen(given)
+    store = given["store"].value
+    if given["workers"].value > 1 and not is_shared(store):
+        raise given["workers"].wrong(
+            f"more than one needs a store that they share, and {store.partition(':')[0]} serves "
+            "one process; use --store redis://…, or 1"
+        )
+
+
+def _refuse_two_ways_to_listen(given: Mapping[str, Given]) -> None:
+    listen = given["listen"]
+    for field in ("host", "port", "uds"):
+        if not (given[field].is_default or given[field].ambient):
+            raise given[field].wrong("cannot be given beside --listen; name all addresses there")
+    if given["tls_cert"].is_default and any(url.startswith("https:") for url in listen.value):
+        raise listen.wrong("https needs --tls-cert and --tls-key with it")
+    if len(set(listen.value)) != len(listen.value):
+        raise listen.wrong("names one address twice")
+
+
+def is_shared(store: str) -> bool:
+    """Return whether several processes can meet in a store."""
+    return store.startswith(("redis:", "rediss:", "redis+", "rediss+"))
+
+
+def _network(text: str) -> str:
+    return Proxies(trusted=(text,)).trusted[0]
 
 
 def _host(text: str) -> str:
@@ -129,6 +256,18 @@ def _host(text: str) -> str:
     if re.fullmatch(r"[!-.0-~]+", text) is None:  # printable ASCII without a space or a slash
         raise ValueError
     return text
+
+
+def _address(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    if scheme == "unix" and rest and "\0" not in rest:
+        return text
+    found = re.fullmatch(r"(https?)://(.+):([0-9]{1,5})/?", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError
+    host = _host(found[2])
+    host = f"[{host}]" if ":" in host else host
+    return f"{found[1]}://{host}:{int(found[3])}"
 
 
 def _token(text: str) -> str:
@@ -139,28 +278,31 @@ def _token(text: str) -> str:
 
 
 def _origin(text: str) -> str:
-    """Return an origin as browsers write it (RFC 6454 §6.2): lower case, no default port."""
-    if text == "*":
-        return text
-    parts = urlsplit(text)
-    plain = re.fullmatch(r"[a-z][a-z0-9+.-]*://[!-.0-~]+/?", text, re.IGNORECASE)
-    if plain is None or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if parts.port is None or parts.port == _DEFAULT_PORTS.get(parts.scheme):
-        return f"{parts.scheme}://{host}"
-    return f"{parts.scheme}://{host}:{parts.port}"
+    try:
+        return origins.normal(text)
+    except origins.InvalidOrigin as error:
+        if error.problem:
+            raise BadValue(f"{text!r} is no regular expression: {error.problem}") from None
+        raise
 
 
 def _store(text: str) -> str:
-    if re.match(r"sqlite:|rediss?://", text):
-        raise BadValue(f"{text.partition(':')[0]} is {NOT_IN_THIS_BUILD}; use memory")
-    if text != "memory":
+    if re.match(r"rediss?(\+[a-z]+)?://.", text):
+        return text  # read where it is used
+    kind, _, path = text.partition(":")
+    if text != "memory" and (kind != "sqlite" or not path or "\0" in path):
         raise expected("memory, sqlite:PATH or redis://…", text)
+    if path == ":memory:":
+        raise BadValue("needs a file for sqlite; memory is a store of its own")
     return text
 
 
 API_TOKEN = Text("TOKEN", "printable ASCII without spaces", _token, secret=True)
+
+
+def _whole(rate: float | None) -> int:
+    return int(rate or 0)
+
 
 SETTINGS: tuple[Setting[Any], ...] = (
     Setting(
@@ -185,10 +327,16 @@ SETTINGS: tuple[Setting[Any], ...] = (
         help="Listen on a Unix socket instead; on TCP too if --port is given.",
     ),
     Setting(
+        name="listen",
+        kind=Several(Text("URL", "http://HOST:PORT, https://HOST:PORT or unix:PATH", _address)),
+        default=(),
+        help="Listen there, instead of --host, --port and --uds; may be given again.",
+    ),
+    Setting(
         name="tls-cert",
         kind=Text("FILE", "the path of a PEM file"),
         default=None,
-        help="The certificate and its chain, in PEM.",
+        help="The certificate and its chain, in PEM; read again when it changes.",
     ),
     Setting(
         name="tls-key",
@@ -197,24 +345,83 @@ SETTINGS: tuple[Setting[Any], ...] = (
         help="The private key of the certificate, in PEM, not encrypted.",
     ),
     Setting(
+        name="tls-client-ca",
+        kind=Text("FILE", "the path of a PEM file"),
+        default=None,
+        help="Authorities, in PEM: clients must show a certificate of one of them.",
+    ),
+    Setting(
         name="store",
         kind=Text("URL", "memory, sqlite:PATH or redis://…", _store),
-        default="memory",
-        shown="memory",
-        help="Where messages are kept. Only memory is in this build.",
+        default="sqlite:trio-gateway.db",
+        shown="sqlite:trio-gateway.db",
+        help="Where messages are kept: a SQLite file, made if it is not there; memory, which is "
+        "gone with the process; or Redis, for several processes and machines: redis://, rediss://, "
+        "redis+unix://, redis+sentinel:// or redis+cluster://.",
+    ),
+    Setting(
+        name="store-synchronous",
+        kind=Choice(("normal", "full")),
+        default="normal",
+        shown="normal",
+        help="What survives in a file: with normal, all that was acknowledged if the process is "
+        "killed, and all but the last seconds if the machine fails; with full, all in both.",
+    ),
+    Setting(
+        name="history-messages",
+        kind=Whole("N"),
+        default=_RETENTION.max_publications,
+        shown=f"{_RETENTION.max_publications}",
+        help="Messages kept of each room, user and topic.",
+    ),
+    Setting(
+        name="history-bytes",
+        kind=Whole("BYTES"),
+        default=_RETENTION.max_bytes,
+        shown=f"{_RETENTION.max_bytes}",
+        help="Their size, of each.",
+    ),
+    Setting(
+        name="history-age",
+        kind=Seconds(),
+        default=_RETENTION.max_age,
+        shown=f"{_RETENTION.max_age:g}",
+        help="How long they are kept.",
     ),
     Setting(
         name="auth",
         kind=Choice(("none", "jwt")),
         default="none",
         shown="none",
-        help="How users are known: none believes ?user=NAME. jwt is not in this build.",
+        help="How users are known: none believes ?user=NAME, jwt a signed token.",
     ),
     Setting(
         name="jwt-key",
-        kind=Text("FILE", "the path of a file"),
-        default=None,
-        help="Not in this build.",
+        kind=Paths(Text("FILE", "the path of a file")),
+        default=(),
+        help="What tokens are signed with: a public key or certificate in PEM, a JWKS, or a shared "
+        "secret; may be given again, and is read again when it changes.",
+    ),
+    Setting(
+        name="jwt-audience",
+        kind=Several(Text("NAME", "a name in aud")),
+        default=(),
+        help="Who a token must be for (aud); may be given again. Without it, tokens that are for "
+        "somebody in particular are refused.",
+    ),
+    Setting(
+        name="jwt-issuer",
+        kind=Several(Text("NAME", "a name in iss")),
+        default=(),
+        shown="any",
+        help="Who a token must be from (iss); may be given again.",
+    ),
+    Setting(
+        name="jwt-leeway",
+        kind=Seconds(zero="for clocks that agree"),
+        default=0.0,
+        shown="0",
+        help="By how much the clocks of issuer and gateway may differ.",
     ),
     Setting(
         name="api-token",
@@ -225,10 +432,11 @@ SETTINGS: tuple[Setting[Any], ...] = (
     ),
     Setting(
         name="allow-origin",
-        kind=Several(Text("URL", "scheme://host[:port] or *", _origin)),
+        kind=Several(Text("URL", origins.MEANING, _origin)),
         default=(),
-        shown="all",
-        help="An origin whose pages may connect; may be given again.",
+        shown="same-host; all with --auth jwt",
+        help="Pages that may connect: an origin, http://localhost:* for any port, re:REGEX, "
+        "same-host, null, or * for all; may be given again.",
     ),
     Setting(
         name="strict-paths",
@@ -237,11 +445,19 @@ SETTINGS: tuple[Setting[Any], ...] = (
         help="Refuse WebSocket paths that nobody serves, instead of chatting there.",
     ),
     Setting(
+        name="page",
+        kind=Switch(),
+        default=True,
+        shown="on",
+        help="Serve the browser page at / and its client at /gateway.js.",
+    ),
+    Setting(
         name="workers",
         kind=Whole("N"),
         default=1,
         shown="1",
-        help="Processes. More than one is not in this build.",
+        help="Processes, one a core; with more than one, a supervisor keeps them alive, and they "
+        "share a redis store.",
     ),
     Setting(
         name="grace",
@@ -272,6 +488,27 @@ SETTINGS: tuple[Setting[Any], ...] = (
         help="The same for one address.",
     ),
     Setting(
+        name="max-connections-per-user",
+        kind=Whole("N"),
+        default=None,
+        shown=f"{MAX_CONNECTIONS_PER_KNOWN_USER} with --auth jwt, else no limit",
+        help="The same for one user.",
+    ),
+    Setting(
+        name="ipv6-prefix",
+        kind=Whole("BITS", most=128),
+        default=_LIMITS.ipv6_prefix,
+        shown=f"{_LIMITS.ipv6_prefix}",
+        help="How much of an IPv6 address counts as one address.",
+    ),
+    Setting(
+        name="max-rooms",
+        kind=Whole("N"),
+        default=_HUB.max_topics,
+        shown=f"{_HUB.max_topics}",
+        help="Rooms, topics and users' streams in use at once.",
+    ),
+    Setting(
         name="max-message-size",
         kind=Whole("BYTES"),
         default=_LIMITS.max_message_bytes,
@@ -280,9 +517,52 @@ SETTINGS: tuple[Setting[Any], ...] = (
     ),
     Setting(
         name="messages-per-second",
-        kind=Whole("N"),
-        default=None,
-        help="Not in this build.",
+        kind=Whole("N", least=0),
+        default=_whole(_RATES.messages_per_second),
+        shown=f"{_RATES.messages_per_second:g}",
+        help="From one connection, and twice that from one user; twice that may come at once. "
+        "More are answered with an error, then closed with 4429. 0 for no limit.",
+    ),
+    Setting(
+        name="bytes-per-second",
+        kind=Whole("BYTES", least=0),
+        default=_whole(_RATES.bytes_per_second),
+        shown=f"{_whole(_RATES.bytes_per_second)}",
+        help="In messages of one connection; over it, reading waits. 0 for no limit.",
+    ),
+    Setting(
+        name="joins-per-second",
+        kind=Whole("N", least=0),
+        default=_whole(_RATES.joins_per_second),
+        shown=f"{_RATES.joins_per_second:g}",
+        help="Of one connection. 0 for no limit.",
+    ),
+    Setting(
+        name="api-requests-per-second",
+        kind=Whole("N", least=0),
+        default=_whole(_RATES.api_requests_per_second),
+        shown=f"{_RATES.api_requests_per_second:g}",
+        help="From one address; more get 429. 0 for no limit.",
+    ),
+    Setting(
+        name="trusted-proxy",
+        kind=Several(Text("ADDRESS", "an address, a network (10.0.0.0/8) or unix", _network)),
+        default=(),
+        shown="none",
+        help="A proxy whose Forwarded and X-Forwarded-For are believed; may be given again.",
+    ),
+    Setting(
+        name="proxy-header",
+        kind=Choice(("any", "forwarded", "x-forwarded-for")),
+        default=_PROXIES.header,
+        shown=_PROXIES.header,
+        help="Which of the two headers the trusted proxies write.",
+    ),
+    Setting(
+        name="proxy-protocol",
+        kind=Switch(),
+        default=_PROXIES.protocol,
+        help="Every connection begins with a PROXY protocol header, version 2, before TLS.",
     ),
     Setting(
         name="outbox-bytes",

@@ -5,7 +5,7 @@ import click
 from trio_gateway.cli.kinds import BadValue
 from trio_gateway.cli.options import API_TOKEN
 from trio_gateway.cli.sources import variable_of
-from trio_gateway.cli.target import Target
+from trio_gateway.client.target import Target
 from trio_gateway.errors import ConfigurationError
 
 
@@ -24,7 +24,7 @@ def read_target(origin: str, url: str) -> Target:
     """Return where the gateway is; raises ConfigurationError, naming ``origin``."""
     try:
         return Target.parse(url)
-    except BadValue as error:
+    except ValueError as error:
         raise ConfigurationError(f"{origin}: {error}") from None
 
 

@@ -18,7 +18,9 @@ Prints one line when it accepts connections: listening on URL. Where it listens 
 has no API token, it makes one and prints it in a second line: api token TOKEN. Logs go to stderr.
 
 SIGTERM and SIGINT drain: clients are told to come back, new ones are refused. A second signal stops
-at once. The exit status is 0 after both, 2 when something here is wrong.
+at once. The exit status is 0 after both, 2 when something here is wrong. SIGHUP reads the
+certificate again; with --workers it replaces the workers, one after the other. SIGUSR2 hands over
+to the program as it is on the disk now, in the same process and without refusing anybody.
 """
 
 
@@ -27,7 +29,11 @@ def _serve(**flags: Any) -> int:
     from trio_gateway.cli.process import serve  # wrong use is told without loading a gateway
 
     # What the other commands have for themselves means something too.
-    strangers = unknown_variables(SETTINGS, os.environ, known=("config", "url"))
+    strangers = [
+        name
+        for name in unknown_variables(SETTINGS, os.environ, known=("config", "url"))
+        if not name.startswith(variable_of("storm-"))
+    ]
     return serve(options, strangers=strangers)
 
 

@@ -9,7 +9,7 @@ import trio
 from trio_gateway.cli.checklist.order import CHECKS
 from trio_gateway.cli.checklist.probe import Check, Site, Skipped, reason
 from trio_gateway.cli.remote import read_target, read_token, token_option
-from trio_gateway.cli.target import Target, explain
+from trio_gateway.client.target import Target, explain
 
 _CONNECT_TIMEOUT = 10.0
 _HELP = """Run the checklist of a working gateway on the live one at URL, one line a check.

@@ -36,6 +36,7 @@ _MESSAGE_OVERHEAD = 64  # what a queued message costs besides its bytes
 _SEND_HIGH_WATER = 64 * 1024
 _CALLS_BETWEEN_YIELDS = 16
 _HEARTBEAT = b"heartbeat"
+SLOW_CONSUMER = "slow consumer"
 _UNSENDABLE = frozenset({1004, 1005, 1006, 1015})
 
 
@@ -141,6 +142,11 @@ class Connection(WebSocketConnection, Receiver):
         return self._uid
 
     @property
+    def number(self) -> int:
+        """In the order in which the connections of this process were opened."""
+        return self._number
+
+    @property
     def closed(self) -> CloseReason | None:
         """Why the connection was or is being closed, or None; the first reason stands."""
         return self._reason
@@ -166,9 +172,19 @@ class Connection(WebSocketConnection, Receiver):
         return self._link.remote
 
     @property
+    def client_address(self) -> str:
+        """The client's address without its port; see ``Upgrade.client_address``."""
+        return self._link.address
+
+    @property
     def path(self) -> str:
         """The request target, with its query."""
         return self._head.target
+
+    @property
+    def unread(self) -> int:
+        """Messages that can be had without waiting."""
+        return len(self._messages)
 
     @property
     def subprotocol(self) -> str | None:
@@ -224,7 +240,9 @@ class Connection(WebSocketConnection, Receiver):
 
     # Sending.
 
-    async def send_message(self, message: str | bytes) -> None:
+    def send_message(  # pyright: ignore[reportIncompatibleMethodOverride] - see get_message
+        self, message: str | bytes
+    ) -> Coroutine[Any, Any, None]:
         """Send a text (``str``) or binary (``bytes``) message.
 
         Waits while 64 KiB or more wait for a peer that is slower than we are. If that is
@@ -235,12 +253,10 @@ class Connection(WebSocketConnection, Receiver):
             ValueError: neither str nor bytes, or text that is not Unicode (a lone surrogate).
         """
         if isinstance(message, str):
-            frame = text_frame(message.encode())
-        elif isinstance(message, bytes):
-            frame = binary_frame(message)
-        else:
-            raise ValueError("message must be str or bytes")
-        await self.send_frame(frame)
+            return self.send_frame(text_frame(message.encode()))
+        if isinstance(message, bytes):
+            return self.send_frame(binary_frame(message))
+        raise ValueError("message must be str or bytes")
 
     async def send_frame(self, frame: bytes) -> None:
         """Send frames that are already encoded; as ``send_message`` in all else.
@@ -248,15 +264,15 @@ class Connection(WebSocketConnection, Receiver):
         Arguments:
             frame: one or more whole, unmasked frames (RFC 6455 §5.2).
         """
-        self._check_open()
+        if self._reason is not None:
+            raise ConnectionClosed(self._reason)
         outbox = self._link.outbox
         if outbox.size >= _SEND_HIGH_WATER:
             self._calls = 0
             await outbox.room(_SEND_HIGH_WATER - 1)
         else:
             await self._checkpoint()
-        self._check_open()
-        if outbox.write(frame) is Verdict.CLOSED:
+        if self._reason is not None or outbox.write(frame) is Verdict.CLOSED:
             self._check_open()
 
     def offer(self, frame: bytes, /) -> Verdict:
@@ -379,7 +395,8 @@ class Connection(WebSocketConnection, Receiver):
         self._heard = True
         for event in self._decoder.feed(data):
             if type(event) is str or type(event) is bytes:
-                self._message(event)
+                if self._reason is None:
+                    self._message(event)
             elif isinstance(event, Ping):
                 if self._admit_control() and not self._close_sent:
                     self._control(pong_frame(event.payload))
@@ -415,8 +432,11 @@ class Connection(WebSocketConnection, Receiver):
         elif self._heard or self._paused or self._link.outbox.size:
             # Paused is our doing: what would show that the peer lives may lie unread. And a ping
             # behind all that waits to be sent asks nothing: the outbox sees whether that moves.
+            # A silent peer counts on a ping in each interval, whenever its pong came.
+            beat = self._heartbeat
+            rest = beat.interval - beat.pong_timeout if self._awaiting_pong else beat.interval
             self._heard = self._awaiting_pong = False
-            self._link.deadline(self._heartbeat.interval)
+            self._link.deadline(max(rest, beat.interval / 10))
         elif self._awaiting_pong:
             self.disconnect(CloseCode.IDLE, "no pong")
         else:
@@ -426,7 +446,7 @@ class Connection(WebSocketConnection, Receiver):
 
     def overflowed(self) -> None:
         """More was offered than may wait."""
-        self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+        self._cut_off(CloseCode.TRY_AGAIN_LATER, SLOW_CONSUMER)
 
     def leave(self) -> None:
         """The gateway is cancelled."""
@@ -437,7 +457,7 @@ class Connection(WebSocketConnection, Receiver):
         if self._close_sent:
             self._link.abort()
         else:
-            self._cut_off(CloseCode.TRY_AGAIN_LATER, "slow consumer")
+            self._cut_off(CloseCode.TRY_AGAIN_LATER, SLOW_CONSUMER)
 
     # Inside.
 
@@ -455,8 +475,6 @@ class Connection(WebSocketConnection, Receiver):
             raise ConnectionClosed(self._reason)
 
     def _message(self, message: str | bytes) -> None:
-        if self._reason is not None:
-            return
         self._messages.append(message)
         self._queued += len(message) + _MESSAGE_OVERHEAD
         if not self._has_room():

@@ -5,7 +5,6 @@ that makes them shorter. The rules: what a read inflates to is bounded, as is al
 handler; a send compresses first and is then taken whole or not at all, as any other.
 """
 
-
 from trio_gateway.connection.compression import InflatingDecoder, SharedDeflater
 from trio_gateway.connection.connection import Connection, ConnectionDesk
 from trio_gateway.handshake.head import RequestHead

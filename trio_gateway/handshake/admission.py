@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from trio_gateway.handshake.head import RequestHead
+from trio_gateway.handshake.origins import Origins
 from trio_gateway.handshake.refusal import Refusal
 from trio_gateway.settings import Limits
+from trio_gateway.transport.addresses import owned_by
 
 _RETRY_SOON = ("Retry-After", "5")
 
@@ -53,21 +55,21 @@ class Admission:
 
     Arguments:
         limits: the caps.
-        allowed_origins: origins a browser may come from, as ``scheme://host[:port]``; None
-            admits all. A client that sends no ``Origin`` is not a browser and is not asked.
+        allowed_origins: where pages may come from, as ``handshake.origins`` has them; None admits
+            all. A client that sends no ``Origin`` is not a browser and is not asked.
+
+    Raises:
+        ValueError: an origin cannot be read.
     """
 
     def __init__(self, limits: Limits, allowed_origins: Collection[str] | None = None) -> None:
         self._limits = limits
-        self._origins = (
-            None
-            if allowed_origins is None or "*" in allowed_origins
-            else frozenset(origin.lower().rstrip("/").encode() for origin in allowed_origins)
-        )
+        self._origins = None if allowed_origins is None else Origins(allowed_origins)
         # The total stands under "", each address under its own name.
         self._handshakes: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
         self._bodies: Counter[str] = Counter()
+        self._users: Counter[str] = Counter()
 
     @property
     def handshakes(self) -> int:
@@ -102,12 +104,8 @@ class Admission:
             address: the peer's address without its port.
             head: its request.
         """
-        if self._origins is not None:
-            origins = [value for name, value in head.headers if name == b"origin"]
-            if origins and (len(origins) > 1 or origins[0].lower() not in self._origins):
-                return Refusal(
-                    403, "origin_not_allowed", "pages of this origin may not connect here"
-                )
+        if self._origins is not None and not self._origins.admit(head):
+            return Refusal(403, "origin_not_allowed", "pages of this origin may not connect here")
         if self.connections >= self._limits.max_connections:
             return Refusal(
                 503, "too_many_connections", "the gateway is full; try again", (_RETRY_SOON,)
@@ -115,14 +113,29 @@ class Admission:
         per_ip = self._limits.max_connections_per_ip
         if per_ip is None:
             return _take(self._connections, "")
-        if self._connections[address] >= per_ip:
+        owner = owned_by(address, self._limits.ipv6_prefix)
+        if self._connections[owner] >= per_ip:
             return Refusal(
                 429,
                 "too_many_connections_per_ip",
                 f"at most {per_ip} connections from one address; close one first",
                 (_RETRY_SOON,),
             )
-        return _take(self._connections, address)
+        return _take(self._connections, owner)
+
+    def admit_user(self, user: str) -> Place | Refusal:
+        """Take a place for one more connection of a user, who is known by now."""
+        per_user = self._limits.max_connections_per_user
+        if per_user is None:
+            return _take(self._users, "")
+        if self._users[user] >= per_user:
+            return Refusal(
+                429,
+                "too_many_connections_per_user",
+                f"at most {per_user} connections of one user; close one first",
+                (_RETRY_SOON,),
+            )
+        return _take(self._users, user)
 
 
 def _take(counter: "Counter[str]", key: str) -> Place:

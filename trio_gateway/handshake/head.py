@@ -58,7 +58,8 @@ class RequestHead:
         target: in origin-form (``/path?query``; an absolute-form is reduced to it), visible ASCII,
             still percent-encoded; ``*`` for a server-wide ``OPTIONS``.
         headers: in order; names in lower case, values without surrounding whitespace.
-        host: the authority of an absolute-form target, else the ``Host`` field, else ``None``.
+        host: the authority of an absolute-form target, else the ``Host`` field, else ``None``; what
+            a trusted proxy says that the client asked for comes before both.
         http_version: ``"1.1"``, also for higher minor versions, or ``"1.0"``.
         raw: the bytes of the head with its final CR LF CR LF; without empty lines before it.
         websocket: the offer, when this is a valid opening handshake.

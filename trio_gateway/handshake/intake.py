@@ -11,6 +11,7 @@ from trio_gateway.handshake.head import HeadReader, RequestHead
 from trio_gateway.handshake.refusal import Refusal
 from trio_gateway.settings import Limits
 from trio_gateway.transport.link import Link, Receiver
+from trio_gateway.transport.proxy_protocol import NotConveyed, read_header
 
 _TOO_LATE = Refusal(408, "handshake_timeout", "the request took too long; send it at once")
 
@@ -77,6 +78,9 @@ class Intake(Receiver):
         """The request took too long."""
         if self._fresh or self._begun:
             self._refuse(_TOO_LATE)
+        elif self._link.outbox.size:
+            # The answer before is still on its way, and the outbox has clocks of its own.
+            self._link.deadline(self._link.timeouts.keep_alive_timeout)
         else:
             self._link.abort()
 
@@ -94,3 +98,35 @@ class Intake(Receiver):
     def _refuse(self, refusal: Refusal) -> None:
         self._place.close()
         self._desk.refused(self._link, refusal)
+
+
+class PrefacedIntake(Intake):
+    """Reads a PROXY protocol header, then a request head, within the same time."""
+
+    __slots__ = ("_preface",)
+
+    def __init__(self, link: Link, desk: Desk, limits: Limits, place: Place) -> None:
+        super().__init__(link, desk, limits, place)
+        self._preface: bytearray | None = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Read on."""
+        preface = self._preface
+        if preface is None:
+            super().feed(data)
+            return
+        self._begun = True
+        preface += data
+        try:
+            conveyed = read_header(preface)
+        except NotConveyed as error:
+            message = f"connections begin with a PROXY protocol header here; this has {error}"
+            self._refuse(Refusal(400, "bad_proxy_header", message))
+            return
+        if isinstance(conveyed, int):
+            return
+        self._preface = None
+        if conveyed.address is not None:
+            self._link.conveyed(conveyed.address)
+        if rest := bytes(preface[conveyed.size :]):
+            super().feed(rest)

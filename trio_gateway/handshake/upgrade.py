@@ -26,6 +26,13 @@ from trio_gateway.errors import (
     UpgradeAlreadyDecided,
     UpgradeState,
 )
+from trio_gateway.handshake.authentication import (
+    BEARER,
+    OVERDUE,
+    Authenticate,
+    Identity,
+    without_token,
+)
 from trio_gateway.handshake.head import RequestHead
 from trio_gateway.handshake.offer import WebSocketOffer
 from trio_gateway.handshake.refusal import Refusal, reason_phrase
@@ -50,6 +57,7 @@ _FORBIDDEN_101 = frozenset(
         b"upgrade",
     }
 )
+_BY_HANDLER = (0, "handler")
 _FORBIDDEN_REJECT = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 # trio-websocket leaves these out of ``headers``, as wsproto does.
 _NOT_IN_HEADERS = frozenset({b"host", b"sec-websocket-extensions", b"sec-websocket-protocol"})
@@ -65,6 +73,10 @@ class UpgradeDesk(Protocol):
     def decided(self, upgrade: "Upgrade") -> None:
         """The upgrade has its final state."""
 
+    def admit_user(self, upgrade: "Upgrade", user: str) -> Refusal | None:
+        """Count the connection as the user's; or say why not."""
+        ...
+
     def overdue(self, upgrade: "Upgrade") -> None:
         """The decision deadline has passed."""
 
@@ -76,14 +88,19 @@ class Upgrade(WebSocketRequest):
     """A client's request to speak WebSocket; the handler decides it once.
 
     It is a ``trio_websocket.WebSocketRequest`` in all its names, and adds ``params``, ``query``,
-    ``head`` and ``state``.
+    ``head``, ``state`` and ``identity``.
 
     Attributes:
+        identity: who it is for, once ``identify()`` has found out; before the handler runs, where
+            the gateway has an ``authenticate``.
         params: the path parameters of the matched route, converted.
         head: the whole request head, ``Host`` and extensions too.
         link: the socket (internal use).
         agreement: how messages will be compressed, or None (internal use).
         scope: cancelled when the gateway ends the handler (internal use).
+        route: the pattern that was matched, for logs and counts (internal use).
+        began: when the head was whole, as the reception's clock has it (internal use).
+        answer: the status of a rejection, and why (internal use).
     """
 
     # The base class keeps a trio-websocket connection that does not exist yet here, so its
@@ -98,10 +115,16 @@ class Upgrade(WebSocketRequest):
         limits: Limits,
         desk: UpgradeDesk,
         agreement: "Agreement | None" = None,
+        route: str = "",
+        began: float = 0.0,
     ) -> None:
         self.head = head
+        self.route = route
+        self.began = began
+        self.answer: tuple[int, str] = _BY_HANDLER
         self.agreement = agreement
         self.params = params
+        self.identity: Identity | None = None
         self.scope = trio.CancelScope()
         self.link = link
         self._offer = offer
@@ -151,7 +174,12 @@ class Upgrade(WebSocketRequest):
 
     @property
     def proposed_subprotocols(self) -> tuple[str, ...]:
-        """The subprotocols the client offers, in its order of preference."""
+        """The subprotocols the client offers, in its order of preference.
+
+        Without the token behind ``bearer``, once that has said who the client is.
+        """
+        if self.identity is not None and self.identity.subprotocol == BEARER:
+            return without_token(self._offer.subprotocols)
         return self._offer.subprotocols
 
     @property
@@ -163,6 +191,42 @@ class Upgrade(WebSocketRequest):
     def remote(self) -> Endpoint | str:
         """The peer's end of the socket; never raises, text where there is no port."""
         return self.link.remote
+
+    @property
+    def client_address(self) -> str:
+        """The client's address without its port: what limits count and logs say.
+
+        ``remote``'s, unless a proxy that is trusted (``Proxies``) speaks for somebody else;
+        ``"unix"`` for a Unix socket.
+        """
+        return self.link.address
+
+    async def identify(self, authenticate: Authenticate) -> Identity | Refusal:
+        """Find out who this upgrade is for; an identity is kept in ``identity``.
+
+        Nothing is decided: a refusal is for the caller to answer with. If this is cancelled,
+        ``authenticate`` is too.
+
+        Arguments:
+            authenticate: is asked; a 429 when the user has ``Limits.max_connections_per_user``
+                already, a 503 when ``Timeouts.authentication_timeout`` has passed.
+
+        Raises:
+            TypeError: its answer is neither an identity nor a refusal.
+        """
+        answer: object = OVERDUE
+        with trio.CancelScope(relative_deadline=self.link.timeouts.authentication_timeout):
+            answer = await authenticate(self)
+        if not isinstance(answer, Identity | Refusal):
+            raise TypeError(f"authenticate gives an Identity or a Refusal, not {type(answer)}")
+        if isinstance(answer, Identity):
+            # Asked again, it keeps the place that it has.
+            known = self.identity is not None and self.identity.user == answer.user
+            refusal = None if known else self._desk.admit_user(self, answer.user)
+            if refusal is not None:
+                return refusal
+            self.identity = answer
+        return answer
 
     async def accept(
         self,
@@ -176,7 +240,7 @@ class Upgrade(WebSocketRequest):
         has been decided and nothing written.
 
         Arguments:
-            subprotocol: one of ``proposed_subprotocols``, or None.
+            subprotocol: one of ``proposed_subprotocols``; None for that of ``identity``, or none.
             extra_headers: further response headers.
 
         Raises:
@@ -185,6 +249,8 @@ class Upgrade(WebSocketRequest):
             UpgradeAlreadyDecided: somebody decided before; no byte was written.
             UpgradeAbandoned: the peer is gone (also a ``ConnectionClosed``).
         """
+        if subprotocol is None and self.identity is not None:
+            subprotocol = self.identity.subprotocol
         response = self._render_101(subprotocol, _headers(extra_headers, _FORBIDDEN_101))
         await trio.lowlevel.checkpoint()
         self._decide(UpgradeState.ACCEPTED)
@@ -231,6 +297,7 @@ class Upgrade(WebSocketRequest):
         response = _render_rejection(status_code, _headers(extra_headers, _FORBIDDEN_REJECT), body)
         await trio.lowlevel.checkpoint()
         self._decide(UpgradeState.REJECTED)
+        self.answer = status_code, "handler"
         self._answer(response)
 
     def refuse(self, refusal: Refusal) -> bool:
@@ -238,6 +305,7 @@ class Upgrade(WebSocketRequest):
         if self._state is not UpgradeState.PENDING:
             return False
         self._state = UpgradeState.REJECTED
+        self.answer = refusal.status, refusal.error
         self._answer(refusal.render())
         return True
 
@@ -282,8 +350,8 @@ class Upgrade(WebSocketRequest):
             b"Sec-WebSocket-Accept: " + generate_accept_token(self._offer.key),
         ]
         if subprotocol is not None:
-            if subprotocol not in self._offer.subprotocols:
-                offered = ", ".join(self._offer.subprotocols) or "none"
+            if subprotocol not in self.proposed_subprotocols:
+                offered = ", ".join(self.proposed_subprotocols) or "none"
                 raise InvalidResponse(
                     f"the subprotocol {subprotocol!r} was not offered by the client: {offered}"
                 )

@@ -11,7 +11,7 @@ import trio
 
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.hub.broker import Broker
-from trio_gateway.hub.topics import Topic
+from trio_gateway.hub.topics import BrokerCall, Topic
 from trio_gateway.hub.waker import Waker
 
 _RETRY_SECONDS = 1.0
@@ -35,21 +35,27 @@ class Attachments:
         """Have the broker deliver a topic, for whoever is joining it.
 
         Raises:
-            StoreUnavailable: the broker's.
+            StoreUnavailable: the broker's; whoever waits for the same call gets it too.
 
         Cancelled: the broker may be subscribed; that is undone if nobody else joins.
         """
         while topic.busy is not None:
-            await topic.busy.wait()
+            call = topic.busy
+            await call.over.wait()
+            if call.failure is not None:
+                raise StoreUnavailable(*call.failure.args) from call.failure
         if topic.attached or topic.unused:
             return
-        busy = topic.busy = trio.Event()
+        call = topic.busy = BrokerCall()
         try:
             await self._broker.subscribe(topic.name)
             topic.attached = True
+        except StoreUnavailable as error:
+            call.failure = error
+            raise
         finally:
             topic.busy = None
-            busy.set()
+            call.over.set()
             if topic.unused:
                 self.retire(topic)
 
@@ -68,7 +74,7 @@ class Attachments:
                 await trio.sleep(_RETRY_SECONDS)
 
     async def _detach(self, topic: Topic) -> bool:
-        busy = topic.busy = trio.Event()
+        call = topic.busy = BrokerCall()
         topic.attached = False
         detached = False
         try:
@@ -78,7 +84,7 @@ class Attachments:
             pass
         finally:
             topic.busy = None
-            busy.set()
+            call.over.set()
             if topic.unused and detached:
                 # Somebody may have begun to join and given up meanwhile, and retired it again.
                 self._retired.pop(topic.name, None)

@@ -6,8 +6,8 @@ changes exactly when history was lost, and whoever reads can tell that nothing i
 told that something is. Never a silent gap.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Collection
+from typing import Protocol, runtime_checkable
 
 import attrs
 import trio
@@ -41,12 +41,16 @@ class Page:
         recovered: whether every publication after ``since`` is in the page; true when ``since``
             was not given.
         more: whether publications older than the page are still kept.
+        first: the offset of the oldest publication kept at that moment, whether it is in the page
+            or not; one above ``position.offset`` when none is kept. What was trimmed is below it:
+            unread counts leave that out. (1, the default, says that nothing was trimmed.)
     """
 
     publications: tuple[Publication, ...]
     position: Position
     recovered: bool
     more: bool
+    first: int = 1
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +68,101 @@ class Retention:
     max_publications: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
     max_bytes: int = attrs.field(default=2**20, validator=attrs.validators.ge(1))
     max_age: float = attrs.field(default=86_400.0, validator=attrs.validators.gt(0))
+
+
+class Receipt(Protocol):
+    """A publication on its way into the store."""
+
+    async def position(self) -> Position:
+        """Wait until it is stored and return where, as ``Broker.publish`` does."""
+        ...
+
+
+@runtime_checkable
+class Pipelined(Protocol):
+    """A broker that takes a publication before it has stored the last: for one task's bursts."""
+
+    async def submit(self, topic: str, payload: bytes, *, key: str | None = None) -> Receipt:
+        """Take a publication; those of one task are stored in the order of taking.
+
+        Raises:
+            StoreUnavailable: it was not taken.
+
+        Cancelled: it was not taken. Taken, it is stored and delivered whoever waits for it.
+        """
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A broker that knows how its store is, for readiness; the others count as available."""
+
+    @property
+    def available(self) -> bool:
+        """Whether publications can be stored, as far as is known; doesn't ask the store."""
+        ...
+
+
+class Neighbour(Protocol):
+    """What a hub takes from the hubs of other nodes; called from the Trio thread, doesn't wait."""
+
+    def others(self, topic: str, joined: Collection[str], left: Collection[str]) -> None:
+        """Take note of users who are at some other node now, and of those who are at none."""
+        ...
+
+    def ephemeral(self, topic: str, frame: bytes) -> None:
+        """Offer a frame that is not stored to the topic's subscribers here."""
+        ...
+
+    def controlled(self, message: bytes) -> None:
+        """Obey a message that another hub sent to all."""
+        ...
+
+
+@runtime_checkable
+class Cluster(Protocol):
+    """A broker whose hubs are nodes of one another: they share presence and what isn't stored.
+
+    Of a topic that is subscribed, the neighbour is told who is in at other nodes: all by the return
+    of ``subscribe``, then every change, and by the return of ``unsubscribe`` that nobody is. A node
+    that ended without a word has nobody in after its lease.
+    """
+
+    def meet(self, neighbour: Neighbour) -> None:
+        """Tell this one from now on; before anything is subscribed."""
+        ...
+
+    def arrived(self, topic: str, user: str) -> None:
+        """Have the other nodes told, soon, that a user is in at this one; doesn't wait."""
+        ...
+
+    def departed(self, topic: str, user: str) -> None:
+        """Have the other nodes told, soon, that one who had arrived is in no more."""
+        ...
+
+    def broadcast(self, topic: str, frame: bytes) -> None:
+        """Send a frame to the other nodes, without waiting: at most once, and not when down."""
+        ...
+
+    async def members(self, topic: str, limit: int) -> tuple[int, list[str]]:
+        """Return how many distinct users are in a topic at all nodes, and some of their names.
+
+        Raises:
+            StoreUnavailable: it is not known.
+
+        Cancelled: nothing has happened.
+        """
+        ...
+
+    async def control(self, message: bytes) -> None:
+        """Send a message to all other nodes that run now.
+
+        Raises:
+            StoreUnavailable: it may have been sent or not.
+
+        Cancelled: as StoreUnavailable.
+        """
+        ...
 
 
 class Broker(Protocol):

@@ -12,6 +12,7 @@ import trio
 
 from trio_gateway.hub.topics import Batch, Link, Subscription, Topic
 from trio_gateway.hub.waker import Waker
+from trio_gateway.metrics import SIZE_BOUNDS, Histogram
 from trio_gateway.transport.outbox import Verdict
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Flusher:
     Attributes:
         deliveries: frames accepted, each counted once for each subscriber.
         batches: joined frames of a topic, each counted once.
+        batch_sizes: how many frames they were of.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Flusher:
     ) -> None:
         self.deliveries = 0
         self.batches = 0
+        self.batch_sizes = Histogram(SIZE_BOUNDS)
         self._turn_seconds = turn_seconds
         self._turn_check = turn_check
         self._clock = clock
@@ -94,17 +97,24 @@ class Flusher:
         self._turn_ends = self._clock() + self._turn_seconds
         errands, self._errands = self._errands, []
         topics, self._dirty = self._dirty, []
-        batches = [batch for topic in topics for batch in topic.take()]
+        straight: list[Batch] = []
+        gathered: list[Batch] = []
+        for topic in topics:
+            taken = topic.take()
+            overlap = len(taken) > 1 and taken[-1].overlapping
+            # A topic whose subscribers are in no other is written at half the price.
+            (gathered if overlap or (topic.shared and len(topics) > 1) else straight).extend(taken)
+            for batch in taken:
+                self.batch_sizes.observe(batch.frames)
+        self.batches += len(straight) + len(gathered)
         self.let_go()
         for errand in errands:
             errand()
             await self._breathe()
-        self.batches += len(batches)
-        if len(topics) == 1 and not any(batch.overlapping for batch in batches):
-            for batch in batches:
-                await self._write(batch)
-        elif batches:
-            await self._gather(batches)
+        for batch in straight:
+            await self._write(batch)
+        if gathered:
+            await self._gather(gathered)
 
     async def _write(self, batch: Batch) -> None:
         """Offer a batch to subscribers who have no other in this round."""
@@ -143,16 +153,17 @@ class Flusher:
                 await self._breathe()
         for start in range(0, len(links), self._turn_check):
             for link in links[start : start + self._turn_check]:
-                self._offer_queue(link)
+                if link.queue:  # the subscriber may have left
+                    self._offer_queue(link)
             await self._breathe()
 
     def _offer_queue(self, link: Link) -> None:
-        queue = link.queue
-        if not queue:
-            return
-        data = queue[0].data if len(queue) == 1 else b"".join([batch.data for batch in queue])
-        frames = sum([batch.frames for batch in queue])
-        queue.clear()
+        queue, link.queue = link.queue, []
+        if len(queue) == 1:
+            data, frames = queue[0].data, queue[0].frames
+        else:
+            data = b"".join([batch.data for batch in queue])
+            frames = sum([batch.frames for batch in queue])
         verdict: Verdict | None = None
         try:
             verdict = link.lane.offer(data)

@@ -8,7 +8,7 @@ kept, it is told.
 ::
 
     publish → broker → deliver → encode → pending of the topic → flusher → offer
-                          └─ held for those still reading their history
+                          └─ tail of the topic, if somebody joins → greeting
 """
 
 import logging
@@ -20,15 +20,18 @@ from typing import Protocol, runtime_checkable
 import attrs
 import trio
 
-from trio_gateway.errors import CloseCode
-from trio_gateway.hub.broker import Broker, Page, Publication
+from trio_gateway.errors import CloseCode, StoreUnavailable
+from trio_gateway.hub.broker import Broker, Cluster, Page, Pipelined, Publication, Receipt
 from trio_gateway.hub.flusher import Flusher
 from trio_gateway.hub.index import Index
 from trio_gateway.hub.joining import Entry
+from trio_gateway.hub.neighbours import Neighbours
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.presence import PresenceEncoder
+from trio_gateway.hub.tails import Tails
 from trio_gateway.hub.topics import Kind, Link, Subscriber, Subscription, Topic
 from trio_gateway.hub.values import Counters, HubLimits, HubStatistics, Joined
+from trio_gateway.metrics import Histogram
 from trio_gateway.transport.outbox import Verdict
 
 __all__ = ["Hub", "HubLimits", "HubStatistics", "Joined", "Subscriber", "disconnect_stale"]
@@ -51,6 +54,18 @@ def disconnect_stale(topic: str, subscriber: Subscriber) -> None:
         )
 
 
+@attrs.define(eq=False)
+class _TimedReceipt:
+    """A receipt of the broker, whose waiting is counted."""
+
+    hub: "Hub"
+    receipt: Receipt
+    began: float
+
+    async def position(self) -> Position:
+        return await self.hub.settle(self.receipt, self.began)
+
+
 def _greet_nobody(_: Joined) -> Iterable[bytes]:
     return ()
 
@@ -67,7 +82,7 @@ class Hub:
         on_gap: told of a subscriber whose subscription to the topic ended because the broker lost
             publications it should have got. By default it is disconnected with 1013 and recovers.
             Doesn't wait.
-        clock: measures a fan-out's turn, in seconds.
+        clock: measures a fan-out's turn and publishing, in seconds.
     """
 
     def __init__(
@@ -79,11 +94,24 @@ class Hub:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.broker = broker
+        self._pipelined = broker if isinstance(broker, Pipelined) else None
         self._limits = limits or HubLimits()
         self._on_gap = on_gap
         self._kinds: dict[str, Kind] = {}
         self._counters = Counters()
-        self._index = Index(broker, self._limits, self._announce)
+        self._clock = clock
+        self._publishing = Histogram()
+        self._tails = Tails(broker, self._limits, self._counters)
+        self._index = Index(broker, self._limits, self._tails, self._announce)
+        self._neighbours: Neighbours | None = None
+        if isinstance(broker, Cluster):
+            self._neighbours = self._index.neighbours = Neighbours(
+                broker,
+                self._index.topics,
+                changed=lambda topic, user, was_in: self._index.note(topic, user, was_in=was_in),
+                offer=self._offer,
+                disconnect=self._disconnect,
+            )
         self._flusher = Flusher(
             turn_seconds=self._limits.turn_seconds,
             turn_check=self._limits.turn_check,
@@ -108,7 +136,7 @@ class Hub:
                 see. Called once for each publication. If it raises, that publication is logged,
                 counted and not delivered.
             presence: gives the frame that tells of users who came and went; without it, those
-                topics have no presence frames.
+                topics have no presence frames, and each node knows its own members alone.
 
         Raises:
             ValueError: the kind is empty, has a colon, or has its encoder already.
@@ -141,9 +169,11 @@ class Hub:
                 nursery.start_soon(self._index.announcer.run)
                 nursery.start_soon(self._index.attachments.run)
                 await nursery.start(partial(self.broker.run, self._deliver))
+                self._tails.sharing = True
                 task_status.started()
         finally:
-            self._running = False
+            self._running = self._tails.sharing = False
+            self._tails.clear()
             self._flusher.let_go()
 
     async def publish(self, topic: str, payload: bytes, *, key: str | None = None) -> Position:
@@ -168,15 +198,33 @@ class Hub:
 
         Cancelled: before the broker was asked, nothing has happened; after, see ``Broker``.
         """
-        self._kind(topic)
-        self._burst += 1
-        if self._burst > self._limits.max_burst:
-            self._burst = 1
-            await trio.lowlevel.checkpoint()
-        found = self._index.topics.get(topic)
-        while found and self._running and found.pending_bytes > self._limits.max_pending_bytes:
-            await self._flusher.taken()
-        return await self.broker.publish(topic, payload, key=key)
+        await self._pace(topic)
+        return await self._store(topic, payload, key)
+
+    async def submit(
+        self, topic: str, payload: bytes, *, key: str | None = None
+    ) -> Position | Receipt:
+        """As ``publish``, but return before it is stored if the broker can take the next meanwhile.
+
+        Returns:
+            Its position, or what to wait for it with.
+
+        Raises:
+            ValueError: as ``publish``.
+            StoreUnavailable: as ``publish``; the receipt may raise it too.
+
+        Cancelled: it was not taken; see ``Pipelined``.
+        """
+        await self._pace(topic)
+        if self._pipelined is None:
+            return await self._store(topic, payload, key)
+        began = self._clock()
+        try:
+            receipt = await self._pipelined.submit(topic, payload, key=key)
+        except StoreUnavailable:
+            self._counters.unstored += 1
+            raise
+        return _TimedReceipt(self, receipt, began)
 
     async def subscribe(
         self,
@@ -206,9 +254,9 @@ class Hub:
             presence: whether to offer it the frames that tell of others who come and go.
 
         Returns:
-            Where it came in. If the topic outran three reads of its history, or outgrew the
-            bounds of what is held meanwhile, it starts afresh: ``recovered`` is false, with no
-            publications and the position of this moment.
+            Where it came in. Who joins within a second of others shares their read of the
+            history, as the stream has gone on since. If the topic outran three reads, it starts
+            afresh: ``recovered`` is false, with no publications and the position of this moment.
 
         Raises:
             ValueError: the topic's kind has no encoder; a negative limit.
@@ -217,10 +265,17 @@ class Hub:
         Cancelled: it has not joined, and nothing was offered.
         """
         kind = self._kind(topic)
-        join = self._index.join(topic, kind, subscriber, user=user, presence=presence)
+        if limit < 0:
+            raise ValueError("the limit of a page is not negative")
+        join = self._index.join(
+            topic, kind, subscriber, user=user, presence=presence, since=since, limit=limit
+        )
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()
             await self._index.attachments.attach(join.subscription.topic)
-            entry = await join.read(self.broker, since, limit)
+            entry = await join.read(self._tails)
+            if since is not None:
+                self._count_recovery(entry)
             return self._come_in(join.subscription, entry, greet)
         except BaseException:
             self._index.end(join.subscription)
@@ -246,34 +301,98 @@ class Hub:
         self._index.leave_all(subscriber)
 
     def broadcast(self, topic: str, frame: bytes, *, exclude: Subscriber | None = None) -> None:
-        """Offer a frame that is not stored to the topic's local subscribers, in order.
+        """Offer a frame that is not stored to the topic's subscribers, in order.
 
         Args:
             topic: ``kind:name``; without subscribers nothing happens.
             frame: a complete WebSocket frame.
             exclude: one who is not to get it.
 
-        Dropped, and counted, while the topic has too much pending.
+        Dropped, and counted, while the topic has too much pending. Where the broker has other
+        nodes, it is offered there too, at most once, unless the store is unavailable.
         """
+        self._offer(topic, frame, exclude)
+        if self._neighbours is not None:
+            self._neighbours.cluster.broadcast(topic, frame)
+
+    def _offer(self, topic: str, frame: bytes, exclude: Subscriber | None = None) -> None:
         found = self._index.topics.get(topic)
         if found is None or found.unused:
             return
         if found.pending_bytes > self._limits.max_pending_bytes:
             self._counters.dropped += 1
             return
-        for subscriber, join in found.joins.items():
-            if subscriber is not exclude:
-                join.hold(None, frame)
         if found.subscriptions:
             found.append_ephemeral(frame, exclude)
             self._flusher.mark(found)
 
+    def has_room_for(self, topic: str) -> bool:
+        """Whether a topic is in use, or one more may be; to be asked before a stranger names it."""
+        topics = self._index.topics
+        if topic in topics or len(topics) < self._limits.max_topics:
+            return True
+        self._counters.crowded_out += 1
+        return False
+
     def members(self, topic: str, limit: int = 100) -> tuple[int, list[str]]:
-        """Return the number of distinct users in a topic, and up to ``limit`` of their names."""
+        """Return the number of distinct users in a topic, and up to ``limit`` of their names.
+
+        Presence frames go on from here: what they tell, added to this, is who is in.
+        """
         found = self._index.topics.get(topic)
         if found is None:
             return 0, []
+        found.roster.told(limit)
         return found.roster.count, found.roster.names(limit)
+
+    async def look_up_members(self, topic: str, limit: int = 100) -> tuple[int, list[str]]:
+        """As ``members``, also of a topic that has no subscribers at this node but at others.
+
+        Raises:
+            StoreUnavailable: it is not known.
+
+        Cancelled: nothing has happened.
+        """
+        found = self._index.topics.get(topic)
+        if self._neighbours is None or (found is not None and found.attached):
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return self.members(topic, limit)
+        return await self._neighbours.cluster.members(topic, limit)
+
+    async def disconnect_user(self, user: str, code: int, reason: str) -> int:
+        """Disconnect whoever subscribes for a user, here and at all nodes that run.
+
+        Args:
+            user: as in ``subscribe``.
+            code: of the close.
+            reason: of the close, for people.
+
+        Returns:
+            How many were disconnected here.
+
+        Raises:
+            StoreUnavailable: here it has happened; elsewhere perhaps.
+
+        Cancelled: as StoreUnavailable.
+        """
+        count = self._disconnect(user, code, reason)
+        if self._neighbours is not None:
+            await self._neighbours.order_disconnect(user, code, reason)
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        return count
+
+    def _disconnect(self, user: str, code: int, reason: str) -> int:
+        found = [one for one in self._index.users(user) if isinstance(one, _Disconnectable)]
+        for subscriber in found:
+            subscriber.disconnect(code, reason)
+        return len(found)
+
+    def refresh_presence(self, topic: str) -> None:
+        """Have the next presence frame of a topic tell everything, within the interval."""
+        found = self._index.topics.get(topic)
+        if found is not None:
+            self._index.refresh(found)
 
     async def history(
         self,
@@ -302,8 +421,30 @@ class Hub:
             joining=sum(len(found.joins) for found in self._index.topics.values()),
             deliveries=self._flusher.deliveries,
             batches=self._flusher.batches,
+            publishing=self._publishing.snapshot(),
+            batch_sizes=self._flusher.batch_sizes.snapshot(),
             **attrs.asdict(self._counters),
         )
+
+    async def _store(self, topic: str, payload: bytes, key: str | None) -> Position:
+        began = self._clock()
+        try:
+            position = await self.broker.publish(topic, payload, key=key)
+        except StoreUnavailable:
+            self._counters.unstored += 1
+            raise
+        self._publishing.observe(self._clock() - began)
+        return position
+
+    async def settle(self, receipt: Receipt, began: float) -> Position:
+        """Wait until a publication is stored, and count it (the receipt's call)."""
+        try:
+            position = await receipt.position()
+        except StoreUnavailable:
+            self._counters.unstored += 1
+            raise
+        self._publishing.observe(self._clock() - began)
+        return position
 
     def _kind(self, topic: str) -> Kind:
         kind, colon, _ = topic.partition(":")
@@ -312,6 +453,17 @@ class Hub:
                 f"topic {topic!r} has no encoder; topics are KIND:NAME, see encode_with"
             )
         return self._kinds[kind]
+
+    async def _pace(self, topic: str) -> None:
+        """Let the flusher run from time to time, and catch up; raises ValueError as ``publish``."""
+        self._kind(topic)
+        self._burst += 1
+        if self._burst > self._limits.max_burst:
+            self._burst = 1
+            await trio.lowlevel.checkpoint()
+        found = self._index.topics.get(topic)
+        while found and self._running and found.pending_bytes > self._limits.max_pending_bytes:
+            await self._flusher.taken()
 
     def _deliver(self, publication: Publication) -> None:
         """Take the next publication of the broker's stream."""
@@ -323,19 +475,17 @@ class Hub:
         seen = last is not None and last.epoch == position.epoch and last.offset >= position.offset
         if not seen:
             topic.last = position
+        if topic.tail is not None:
+            self._tails.take(topic, publication)
         if topic.unused:
             return
         self._counters.publications += 1
-        frame = self._encode(topic, publication)
-        for join in topic.joins.values():
-            self._counters.held += 1
-            join.hold(position, frame)
         if seen:
             return
         if last is not None and position != Position(last.epoch, last.offset + 1):
             self._part_with(topic.missing(position))
         if topic.subscriptions:
-            topic.append(frame, position)
+            topic.append(self._encode(topic, publication), position)
             self._flusher.mark(topic)
 
     def _encode(self, topic: Topic, publication: Publication) -> bytes:
@@ -359,17 +509,25 @@ class Hub:
         except Exception:
             _log.exception("on_gap failed for %r", subscription.topic.name)
 
+    def _count_recovery(self, entry: Entry) -> None:
+        if entry.missed.recovered:
+            self._counters.recovered += 1
+            self._counters.replayed += len(entry.missed.publications)
+        else:
+            self._counters.unrecovered += 1
+
     def _come_in(
         self, subscription: Subscription, entry: Entry, greet: Callable[[Joined], Iterable[bytes]]
     ) -> Joined:
         """Go live, greeted; without a checkpoint, so that nothing comes in between."""
         topic, user = subscription.topic, subscription.user
         members = topic.roster.count + (user not in topic.roster)
-        joined = Joined(entry.position, entry.publications, entry.recovered, members)
+        missed = entry.missed
+        joined = Joined(entry.position, missed.publications, missed.recovered, members, missed.made)
         if not subscription.active:
             return joined
-        frames = b"".join([*greet(joined), *entry.held])
-        self._index.go_live(subscription, entry.live)
+        frames = b"".join(greet(joined))
+        self._index.go_live(subscription, entry.position)
         verdict = subscription.lane.offer(frames) if frames else Verdict.ACCEPTED
         if verdict is not Verdict.ACCEPTED:
             self._refused(subscription.link, verdict)
@@ -388,8 +546,9 @@ class Hub:
         if change is None or encode is None or not topic.listeners:
             return
         try:
-            frame = encode(topic.name, change.count, change.joined, change.left)
+            frame = encode(topic.name, change)
         except Exception:
+            topic.roster.forget()
             self._counters.failed += 1
             _log.exception("no presence frame for %r", topic.name)
             return

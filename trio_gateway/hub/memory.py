@@ -173,6 +173,7 @@ class MemoryBroker:
             position=position,
             recovered=recovered,
             more=behind + count < len(kept),
+            first=position.offset - len(kept) + 1,
         )
 
     async def subscribe(self, topic: str) -> None:

@@ -1,8 +1,9 @@
 """Who is in a topic, and telling those who asked, at most once a second.
 
 In: users arriving and departing, one for each of their connections. Out: counts, names, and one
-net change per topic and interval. The rule: whoever came and went within an interval is not
-mentioned, and in a crowd the count stands alone, because presence is O(N²) otherwise.
+net change per topic and interval. The rule: whoever applies each change to what it was told at
+first knows who is in, or in a crowd how many, because presence is O(N²) otherwise; and whoever came
+and went within an interval is not mentioned, unless somebody was told of it.
 """
 
 from collections import deque
@@ -19,27 +20,32 @@ from trio_gateway.hub.waker import Waker
 class PresenceEncoder(Protocol):
     """Makes the frame that tells of a change in a topic."""
 
-    def __call__(
-        self, topic: str, count: int, joined: tuple[str, ...], left: tuple[str, ...], /
-    ) -> bytes:
-        """Return a complete WebSocket frame.
-
-        Args:
-            topic: ``kind:name``.
-            count: of distinct users now.
-            joined: who came since the last change, in order; empty in a crowd.
-            left: who went; empty in a crowd. With both empty, the count stands alone.
-        """
+    def __call__(self, topic: str, change: "Change", /) -> bytes:
+        """Return a complete WebSocket frame that tells a topic's listeners of a change."""
         ...
 
 
 @attrs.frozen
 class Change:
-    """The net change of a topic in one interval; without names in a crowd."""
+    """The net change of a topic in one interval.
+
+    Who applies each change to what it knew, knows who is in: a name that came is added, one that
+    went is removed, if they weren't so before; ``members`` take the place of all that was known;
+    and after a change that has no names, nothing is known but the count.
+
+    Attributes:
+        count: of distinct users now.
+        joined: who came since the last change, in order.
+        left: who went.
+        members: all who are in, where listeners may not know them; else None.
+        named: false in a crowd, where the count stands alone.
+    """
 
     count: int
-    joined: tuple[str, ...]
-    left: tuple[str, ...]
+    joined: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    members: tuple[str, ...] | None = None
+    named: bool = True
 
 
 @attrs.define(eq=False)
@@ -47,9 +53,11 @@ class Roster:
     """The distinct users of a topic, with the number of connections of each."""
 
     _users: dict[str, int] = attrs.Factory(dict)
-    # Users who came or went since the last change was taken, and whether they were in before.
-    _changed: dict[str, bool] = attrs.Factory(dict)
-    _crowd: bool = False
+    # Users who came or went since the last change was taken, and whether they were in before;
+    # None if somebody was told who is in since, and has to be told of them in any case.
+    _changed: dict[str, bool | None] = attrs.Factory(dict)
+    # Whether there may be listeners who don't know the names.
+    _unknown: bool = False
     _due: bool = False
 
     @property
@@ -84,7 +92,24 @@ class Roster:
         if len(self._changed) < max_names or user in self._changed:
             self._changed.setdefault(user, was_in)
         else:
-            self._crowd = True
+            self._unknown = True
+        first, self._due = not self._due, True
+        return first
+
+    def told(self, max_names: int) -> None:
+        """Remember that somebody is told who is in now, in the middle of what is noted.
+
+        Args:
+            max_names: told at most.
+        """
+        if self._changed:
+            self._changed = dict.fromkeys(self._changed)
+        if self.count > max_names:
+            self._unknown = True
+
+    def forget(self) -> bool:
+        """Tell everything with the next change; return whether it is the first, as ``note``."""
+        self._unknown = True
         first, self._due = not self._due, True
         return first
 
@@ -92,18 +117,21 @@ class Roster:
         """Return what has changed since the last ``take``, or None if nothing has in the end.
 
         Args:
-            max_names: with more users in, or more changes, than this the count stands alone.
+            max_names: with more users in than this the count stands alone.
         """
         changed, self._changed = self._changed, {}
-        crowd, self._crowd = self._crowd, False
         self._due = False
-        joined = tuple(u for u, was_in in changed.items() if not was_in and u in self._users)
-        left = tuple(u for u, was_in in changed.items() if was_in and u not in self._users)
-        if not (joined or left or crowd):
+        users = self._users
+        joined = tuple(u for u, was_in in changed.items() if was_in is not True and u in users)
+        left = tuple(u for u, was_in in changed.items() if was_in is not False and u not in users)
+        if not (joined or left or self._unknown):
             return None
-        if crowd or self.count > max_names:
-            return Change(self.count, (), ())
-        return Change(self.count, joined, left)
+        if self.count > max_names:
+            self._unknown = True
+            return Change(self.count, named=False)
+        members = tuple(users) if self._unknown else None
+        self._unknown = False
+        return Change(self.count, joined, left, members)
 
 
 TopicT = TypeVar("TopicT")

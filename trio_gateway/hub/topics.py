@@ -6,11 +6,12 @@ frames that came while it was live, less those it was excluded from or has in it
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
 
+from trio_gateway.errors import StoreUnavailable
 from trio_gateway.hub.broker import Publication
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.presence import PresenceEncoder, Roster
@@ -18,25 +19,20 @@ from trio_gateway.transport.outbox import Lane
 
 if TYPE_CHECKING:
     from trio_gateway.hub.joining import Join
+    from trio_gateway.hub.tails import Tail
 
 
 class Subscriber(Lane, Protocol):
     """What the hub knows of a connection: where to offer frames. Hashable by identity."""
 
 
-@runtime_checkable
-class Laned(Protocol):
-    """A subscriber that has something behind it to offer frames to, and saves a call by it."""
-
-    @property
-    def lane(self) -> Lane:
-        """Stands for the subscriber as long as that is subscribed; asked for once."""
-        ...
-
-
 def lane_of(subscriber: Subscriber) -> Lane:
-    """Return what a fan-out offers a subscriber's frames to."""
-    return subscriber.lane if isinstance(subscriber, Laned) else subscriber
+    """Return what a fan-out offers a subscriber's frames to: its ``lane``, if it has one.
+
+    That is an outbox for most; the call that ``Subscriber.offer`` would be on top is saved.
+    """
+    lane: Lane = getattr(subscriber, "lane", subscriber)
+    return lane
 
 
 @attrs.frozen
@@ -61,6 +57,29 @@ class Link:
     lane: Lane
     subscriptions: dict[str, "Subscription"] = attrs.Factory(dict)
     queue: "list[Batch]" = attrs.Factory(list)
+
+    def add(self, subscription: "Subscription") -> None:
+        """Take a subscription in, live or joining."""
+        self.subscriptions[subscription.topic.name] = subscription
+        if len(self.subscriptions) == 2:
+            self._share(1)
+        elif len(self.subscriptions) > 2:
+            subscription.topic.shared += 1
+
+    def drop(self, subscription: "Subscription") -> None:
+        """Let one go, with what is queued of it."""
+        topic = subscription.topic
+        if self.queue:
+            self.queue = [batch for batch in self.queue if batch.topic is not topic]
+        if len(self.subscriptions) == 2:
+            self._share(-1)
+        elif len(self.subscriptions) > 2:
+            topic.shared -= 1
+        del self.subscriptions[topic.name]
+
+    def _share(self, change: int) -> None:
+        for subscription in self.subscriptions.values():
+            subscription.topic.shared += change
 
 
 @attrs.define(eq=False)
@@ -97,6 +116,19 @@ class Batch:
 
 
 @attrs.define(eq=False)
+class BrokerCall:
+    """A call of the broker that others wait for.
+
+    Attributes:
+        over: set when it is.
+        failure: why it failed, for whoever waited for it to succeed.
+    """
+
+    over: trio.Event = attrs.Factory(trio.Event)
+    failure: StoreUnavailable | None = None
+
+
+@attrs.define(eq=False)
 class Topic:
     """One topic with subscribers or joins in progress.
 
@@ -107,10 +139,12 @@ class Topic:
         subscriptions: the live ones.
         joins: those reading their history.
         listeners: the live ones that asked for presence.
+        shared: how many subscriptions, live or joining, are not their subscriber's only one.
         pending_bytes: waiting for the flusher.
         dirty: whether the flusher knows of what is pending.
         attached: whether the broker is subscribed.
-        busy: set when the broker call in progress, which may change ``attached``, is over.
+        busy: the broker call in progress, which may change ``attached``.
+        tail: the read of its history that joins share.
     """
 
     name: str
@@ -120,10 +154,12 @@ class Topic:
     joins: "dict[Subscriber, Join]" = attrs.Factory(dict)
     roster: Roster = attrs.Factory(Roster)
     listeners: dict[Subscription, None] = attrs.Factory(dict)
+    shared: int = 0
     pending_bytes: int = 0
     dirty: bool = False
     attached: bool = False
-    busy: trio.Event | None = None
+    busy: "BrokerCall | None" = None
+    tail: "Tail | None" = None
     # The live ones as a list that is never changed, made when it is needed: batches share it.
     _audience: list[Subscription] | None = None
     _pending: list[bytes] = attrs.Factory(list)
@@ -162,6 +198,8 @@ class Topic:
         self._audience = None
         for exceptions in (self.listeners, self._fresh, self._omitted, self._ahead):
             exceptions.pop(subscription, None)
+        if not self.listeners:
+            self._notices.clear()  # who listens from now on knows better
         return True
 
     def missing(self, position: Position) -> list[Subscription]:

@@ -9,7 +9,7 @@ receiver at a time, ends exactly once, and whatever was held for it is given bac
 import enum
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -77,6 +77,7 @@ class LinkSetup:
         not_tls: what is answered to plain HTTP on a TLS port.
         proxy_protocol: whether a PROXY protocol header comes first, before TLS too.
         ended: called once with each link, when it has ended.
+        about: returns what logs say of a link beside its address.
     """
 
     timers: Timers
@@ -86,6 +87,7 @@ class LinkSetup:
     not_tls: bytes
     ended: "Callable[[Link], None]"
     proxy_protocol: bool = False
+    about: "Callable[[Link], Mapping[str, str]] | None" = None
 
 
 class Link(ABC):
@@ -100,6 +102,7 @@ class Link(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_about",
         "_client",
         "_conveyed",
         "_ended",
@@ -121,6 +124,7 @@ class Link(ABC):
         self.timers = setup.timers
         self.timeouts = setup.timeouts
         self._ended = setup.ended
+        self._about = setup.about
         self.timer_tick = 0
         self.peer = peer
         self._conveyed: str | None = None
@@ -184,7 +188,7 @@ class Link(ABC):
 
     @property
     def hop(self) -> str:
-        """The address of whoever speaks here, or of whom the PROXY protocol says, without a port."""
+        """The address, without its port, of the peer or of whom the PROXY protocol names."""
         if self._conveyed is not None:
             return self._conveyed
         peer = self.peer
@@ -313,7 +317,8 @@ class Link(ABC):
 
     def failed(self) -> None:
         """Report the exception being handled and end this link alone."""
-        _log.exception("connection from %s failed", self.address)
+        about = {} if self._about is None else self._about(self)
+        _log.exception("connection from %s failed", self.address, extra=about)
         self.abort()
 
 

@@ -7,6 +7,7 @@ platform has one, through a task each where it is not. The rule: a listener has 
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,9 @@ from trio_websocket import Endpoint
 
 from trio_gateway.errors import ListenerInUse
 from trio_gateway.transport.addresses import endpoint, local_address
+from trio_gateway.transport.pollers import Poller, open_poller
 from trio_gateway.transport.pump import OVERLOAD
+from trio_gateway.transport.sockets import PolledListener, Socket
 
 _BACK_OFF = 0.1
 _LOG_INTERVAL = 1.0
@@ -26,18 +29,53 @@ AnyListener = trio.abc.Listener[Any]
 _served: dict[object, str] = {}
 
 
+class TlsListener(trio.abc.Listener[trio.SSLStream[trio.SocketStream]]):
+    """TLS whose context may change: each connection begins with the one of its moment.
+
+    Arguments:
+        transport_listener: what it lies over.
+        context: called for every connection; must not raise.
+    """
+
+    def __init__(
+        self, transport_listener: trio.SocketListener, context: Callable[[], ssl.SSLContext]
+    ) -> None:
+        self.transport_listener = transport_listener
+        self._context = context
+
+    async def accept(self) -> trio.SSLStream[trio.SocketStream]:
+        """Accept a connection; cancelled, none was."""
+        stream = await self.transport_listener.accept()
+        return trio.SSLStream(stream, self._context(), server_side=True, https_compatible=True)
+
+    async def aclose(self) -> None:
+        """Close the listener it lies over."""
+        await self.transport_listener.aclose()
+
+
+def _is_tls(listener: AnyListener) -> bool:
+    return isinstance(listener, trio.SSLListener | TlsListener)
+
+
+def _under_tls(listener: AnyListener) -> AnyListener:
+    if isinstance(listener, trio.SSLListener | TlsListener):
+        return listener.transport_listener
+    return listener
+
+
 def socket_of(listener: AnyListener) -> "trio.socket.SocketType | None":
     """Return the listening socket under a listener, TLS or not; None where there is none."""
-    inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
+    inner = _under_tls(listener)
     return inner.socket if isinstance(inner, trio.SocketListener) else None
 
 
 def endpoint_of(listener: AnyListener) -> Endpoint | str:
     """Return where a listener listens, or its ``repr()``; never raises."""
-    sock = socket_of(listener)
+    inner = _under_tls(listener)
+    sock: Any = inner.socket if isinstance(inner, PolledListener) else socket_of(listener)
     if sock is None:
         return repr(listener)
-    return endpoint(local_address(sock), is_ssl=isinstance(listener, trio.SSLListener))
+    return endpoint(local_address(sock), is_ssl=_is_tls(listener))
 
 
 def duplicate(sock: "trio.socket.SocketType") -> socket.socket:
@@ -45,6 +83,28 @@ def duplicate(sock: "trio.socket.SocketType") -> socket.socket:
     copy = socket.socket(fileno=os.dup(sock.fileno()))
     copy.setblocking(False)
     return copy
+
+
+def poller_for(listeners: Sequence[AnyListener]) -> Poller | None:
+    """Return what polls their sockets; None where they have to be read by a task each."""
+    for listener in listeners:
+        if isinstance(listener, PolledListener):
+            return listener.open_poller()
+    return open_poller()
+
+
+def pumped_socket(listener: AnyListener, listeners: Sequence[AnyListener]) -> Socket | None:
+    """Return a non-blocking socket for the poller of ``poller_for(listeners)``, or None.
+
+    One poller has sockets of one kind: beside a virtual network's, others are accepted from by a
+    task each.
+    """
+    if isinstance(listener, PolledListener):
+        return listener.socket.dup()
+    virtual = any(isinstance(each, PolledListener) for each in listeners)
+    if virtual or not isinstance(listener, trio.SocketListener):
+        return None
+    return duplicate(listener.socket)
 
 
 @contextmanager

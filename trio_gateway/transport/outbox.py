@@ -166,12 +166,13 @@ class Outbox:
 
     def write(self, data: bytes) -> Verdict:
         """As ``offer``, for what must not be refused: an HTTP answer, a Close frame."""
-        if self.closed:
-            return Verdict.CLOSED
-        if self._chunks:
-            self._chunks.append(data)
-            self.size += len(data)
-            return Verdict.ACCEPTED
+        if self._clear is None:  # else there is nothing to look at
+            if self.closed:
+                return Verdict.CLOSED
+            if self._chunks:
+                self._chunks.append(data)
+                self.size += len(data)
+                return _ACCEPTED
         try:
             sent = self._sender.send(data)
         except BlockingIOError:

@@ -22,6 +22,7 @@ from trio_gateway.transport.addresses import endpoint, is_tcp, local_address
 from trio_gateway.transport.link import Link, LinkSetup
 from trio_gateway.transport.outbox import Sender
 from trio_gateway.transport.pollers import READ, WRITE, Poller
+from trio_gateway.transport.sockets import Socket
 from trio_gateway.transport.timers import Timers
 
 _EVENTS_PER_TURN = 64
@@ -88,7 +89,7 @@ class SocketLink(Link):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Socket,
         pump: Pump,
         setup: LinkSetup,
         *,
@@ -186,10 +187,10 @@ class ListeningSocket:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Socket,
         pump: Pump,
         timers: Timers,
-        accepted: Callable[[socket.socket, Any, Any], None],
+        accepted: Callable[[Socket, Any, Any], None],
     ) -> None:
         if is_tcp(sock):
             # Linux hands this on to what is accepted: one system call instead of one each.
@@ -216,6 +217,10 @@ class ListeningSocket:
             except OSError as error:
                 if error.errno in OVERLOAD:
                     self._back_off(error)
+                    return
+                if error.errno == errno.EINVAL:  # it would be reported for ever
+                    _log.error("the listening socket was shut down; it is let go")
+                    self.close()
                     return
                 # The peer is gone already (ECONNABORTED and its kin): the next, please.
                 continue

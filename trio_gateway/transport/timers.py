@@ -12,9 +12,11 @@ from typing import Protocol
 
 import trio
 
+from trio_gateway.metrics import Histogram
 from trio_gateway.transport.signal import Signal
 
 _TICKS_PER_SECOND = 16
+_LONGEST_SLEEP = 16  # ticks: where nothing is due, the lag is still looked at
 _log = logging.getLogger("trio_gateway")
 
 
@@ -28,13 +30,18 @@ class Timed(Protocol):
 
 
 class Timers:
-    """A timer wheel with a resolution of 1/16 s; a deadline never fires early."""
+    """A timer wheel with a resolution of 1/16 s; a deadline never fires early.
+
+    Attributes:
+        lag: seconds that the wheel itself woke late: what everything else on the loop waits too.
+    """
 
     def __init__(self) -> None:
         # A bucket keeps the order in which it was filled: a run with a seed can be replayed.
         self._buckets: dict[int, dict[Timed, None]] = {}
         self._ticks: list[int] = []
         self._earlier = Signal()
+        self.lag = Histogram()
         self._sleeping_until = math.inf
 
     def __len__(self) -> int:
@@ -69,8 +76,13 @@ class Timers:
     async def run(self) -> None:
         """Fire deadlines until cancelled."""
         while True:
-            self._fire(math.floor(trio.current_time() * _TICKS_PER_SECOND))
-            self._sleeping_until = self._ticks[0] if self._ticks else math.inf
+            now = trio.current_time()
+            late = now - self._sleeping_until / _TICKS_PER_SECOND
+            if late >= 0:
+                self.lag.observe(late)
+            tick = math.floor(now * _TICKS_PER_SECOND)
+            self._fire(tick)
+            self._sleeping_until = min([tick + _LONGEST_SLEEP, *self._ticks[:1]])
             with trio.move_on_at(self._sleeping_until / _TICKS_PER_SECOND):
                 await self._earlier.wait()
 

@@ -20,7 +20,7 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
-from trio_gateway.cli.target import Answer, ClientStream, Target, explain
+from trio_gateway.client.target import Answer, ClientStream, Target, explain
 
 _CLOSING = 2.0
 _SHOWN = 160

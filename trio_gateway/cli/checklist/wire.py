@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import attrs
 
 from trio_gateway.cli.checklist.probe import CheckFailed, Site, require, shorten
-from trio_gateway.cli.target import ClientStream
+from trio_gateway.client.target import ClientStream
 
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 _OPCODES = frozenset({0x0, TEXT, 0x2, CLOSE, PING, PONG})
