@@ -1,0 +1,22 @@
+"""What things cost: server CPU seconds and bytes, each measured; the README's table has the first.
+
+Figures of two shared cores; read ratios, and put your own machine's here.
+"""
+
+from typing import Final
+
+MICRO: Final = 1e-6
+
+# scripts/bench; the README's table.
+DELIVERY = 7.5 * MICRO  # one at a time, to 1,000
+DELIVERY_BATCHED = 0.55 * MICRO  # 16 in flight
+ECHO = 16.0 * MICRO  # a message in, a message out
+UPGRADE = 130 * MICRO  # connect, upgrade, close
+IDLE_BYTES = 7.4 * 1024  # of a chat connection, in the process; the kernel's buffers come on top
+
+# scripts/capacity --measure: connect, upgrade, welcome, joined, the messages missed.
+RETURN = 400 * MICRO
+
+# A redis-server's CPU for a publication of 128 bytes to one node; the same to four within 15 µs.
+REDIS_PUBLISH = 97 * MICRO  # one at a time
+REDIS_PUBLISH_BUSY = 38 * MICRO  # 64 in flight
