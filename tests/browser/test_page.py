@@ -192,7 +192,11 @@ def test_a_drain_is_called_a_restart(mortal: Site, open_page: "Open") -> None:
 
 def test_after_a_final_close_what_is_written_is_kept(site: Site, open_page: "Open") -> None:
     """The page says why it is over and offers to begin anew."""
-    page = open_page(site.url, sockets=lambda socket: socket.close(code=4403, reason="not here"))
+
+    def turn_away(socket: Any) -> None:
+        socket.close(code=4403, reason="not here")
+
+    page = open_page(site.url, sockets=turn_away)
     expect(page.locator("#status-text")).to_have_text("Disconnected: not here")
     say(page, "hello?")
     expect(page.locator(".message.failed")).to_contain_text("Not sent")
