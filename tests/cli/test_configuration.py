@@ -35,11 +35,12 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None, N
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    root, ours = logging.getLogger(), logging.getLogger("trio_gateway")
+    handlers, level, our_level = list(root.handlers), root.level, ours.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    ours.setLevel(our_level)
     logging.captureWarnings(False)
     structlog.reset_defaults()
 
