@@ -72,7 +72,6 @@ async def test_a_killed_process_with_a_file_loses_nothing(tmp_path: Path) -> Non
         connect_chat(f"ws://127.0.0.1:{port}", user="ann", settings=SETTINGS) as room,
         trio.open_nursery() as nursery,
     ):
-
         published = trio.Event()
 
         async def publish() -> None:
