@@ -138,7 +138,11 @@ streams = st.one_of(st.lists(frames(), max_size=6).map(b"".join), st.binary(max_
 @example([b"\x88\x82" + MASK + xor_mask(b"\x03\xe8", MASK) + b"more"])
 def test_the_same_as_wsproto(pieces: list[bytes]) -> None:
     """Any bytes, cut anywhere: the same messages, control frames, errors and close codes."""
-    assert codes(theirs(pieces)) == codes(ours(pieces))
+    so_far = codes(theirs(pieces))
+    assert so_far == codes(ours(pieces))[: len(so_far)]
+    # wsproto sees with its first byte of payload only that a frame is out of order; we don't wait.
+    more = [*pieces, bytes(200)]
+    assert codes(theirs(more)) == codes(ours(more))
 
 
 @given(streams, st.data())

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import attrs
-from wsproto.frame_protocol import CloseReason, Frame, Opcode, ParseFailed
+from wsproto.frame_protocol import CloseReason, Opcode, ParseFailed
 
-from trio_gateway.connection.frames import FrameDecoder, FrameEvent, whole_frame
+from trio_gateway.connection.frames import FrameDecoder, FrameEvent, Pieces, whole_frame
 from trio_gateway.connection.masking import apply_mask
 from trio_gateway.settings import Compression
 
@@ -151,7 +151,7 @@ def _nothing(_payload: bytes, _max_bytes: int) -> bytes:
 class InflatingDecoder(FrameDecoder):
     """Frames from a client with which permessage-deflate is agreed.
 
-    A whole compressed message takes the short way. Of any other the frames are shown to wsproto as
+    A whole compressed message takes the short way. Of any other the frames are taken as
     those of a binary message, and it is inflated at its end.
 
     A few bytes inflate to many messages: when those of one ``feed()`` exceed a bound, the rest is
@@ -207,7 +207,7 @@ class InflatingDecoder(FrameDecoder):
     ) -> int:
         """Take one whole, final, compressed frame; return its end, or ``position`` without one."""
         first = data[position]
-        if (first != 0xC1 and first != 0xC2) or end - position < 6 or self._message_open:
+        if (first != 0xC1 and first != 0xC2) or end - position < 6 or self._pieces is not None:
             return position
         start = position + 6
         length = data[position + 1] - 0x80
@@ -229,23 +229,23 @@ class InflatingDecoder(FrameDecoder):
     def _take_other(self, data: bytes, position: int, end: int, events: list[FrameEvent]) -> int:
         first = data[position]
         kind = first & 0x0F
-        if not first & _RSV1 or self._message_open or kind not in {Opcode.TEXT, Opcode.BINARY}:
+        opens = self._pieces is None and kind in {Opcode.TEXT, Opcode.BINARY}
+        if not first & _RSV1 or not opens:
             return super()._take_other(data, position, end, events)
         self._kind = kind
-        shown = bytes((first & ~_RSV1 & 0xF0 | Opcode.BINARY,)) + data[position + 1 : end]
-        taken = super()._take_other(shown, 0, len(shown), events)
-        if self._held:  # the header is not whole yet: it will be looked at again, as it came
-            self._held = data[position:end]
+        shown = first & ~_RSV1 & 0xF0 | Opcode.BINARY
+        stop = self._take_frame(shown, data, position, end, events)
+        if self._held:  # the header is not whole yet: it will be looked at again
             self._kind = 0
-        return position + taken
+        return stop
 
-    def _take(self, frame: Frame, events: list[FrameEvent]) -> None:
-        super()._take(frame, events)
-        if self._kind and not self._message_open:
-            kind, self._kind = self._kind, 0
-            payload = events.pop()
-            assert isinstance(payload, bytes)
-            events.append(self._message(kind, payload))
+    def _complete(self, pieces: Pieces) -> str | bytes:
+        if not self._kind:
+            return super()._complete(pieces)
+        kind, self._kind = self._kind, 0
+        payload = pieces.whole()
+        assert isinstance(payload, bytes)
+        return self._message(kind, payload)
 
     def _message(self, kind: int, payload: bytes) -> str | bytes:
         message = self._inflate(payload, self._max_message_bytes)

@@ -3,26 +3,33 @@
 In: bytes, cut anywhere. Out: messages (``str`` or ``bytes``), wsproto's ``Ping``, ``Pong`` and
 ``CloseConnection``, or one ``Failure`` that says with which code the connection has to be failed.
 The rules: a declared length is checked before anything of it is kept; a frame that is whole, final,
-masked and not part of a fragmented message takes the short way; wsproto's ``FrameProtocol`` judges
-all others, so that the two never differ in what they accept.
+masked and not part of a fragmented message takes the short way, other good data frames come in
+piece by piece; what is wrong with a header, and what a Close says, wsproto's ``FrameProtocol``
+judges, so that the two never differ in what they accept.
 """
 
+import codecs
 import struct
 
 import attrs
 from wsproto.events import CloseConnection, Ping, Pong
-from wsproto.frame_protocol import Frame, FrameProtocol, Opcode, ParseFailed
+from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from trio_gateway.connection.masking import apply_mask
 from trio_gateway.errors import CloseCode
 
+_FINAL = 0x80
 _CONTROL = 0x08
 _MASKED = 0x80
 _LENGTH = 0x7F
 _MAX_SHORT = 125
+_MAX_MEDIUM = 0xFFFF
+_MAX_LENGTH = 2**63 - 1
 _MAX_REASON_BYTES = 123
+_PING, _PONG = 0x89, 0x8A
 # Close frames without a reason, as nearly every client sends them; wsproto judges the others.
 _COMMON_CLOSES = frozenset({b"\x03\xe8", b"\x03\xe9"})
+_utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 @attrs.frozen
@@ -34,6 +41,38 @@ class Failure:
 
 
 FrameEvent = str | bytes | Ping | Pong | CloseConnection | Failure
+
+
+class Pieces:
+    """A message that comes in pieces, and the frame of it that is being read."""
+
+    __slots__ = ("final", "fragments", "key", "left", "parts", "size", "text")
+
+    def __init__(self, opcode: int) -> None:
+        self.text = _utf8() if opcode == Opcode.TEXT else None
+        self.size = 0
+        self.fragments = 0
+        self.parts: list[str | bytes] = []  # of one kind
+        self.final = False
+        self.left = 0
+        self.key = b""
+
+    def add(self, piece: bytes) -> None:
+        """Take the next of the payload, masked; raises UnicodeDecodeError for a text."""
+        size = len(piece)
+        piece = apply_mask(piece, self.key)
+        self.left -= size
+        if self.left:
+            shift = size % 4
+            self.key = self.key[shift:] + self.key[:shift]
+        self.parts.append(piece if self.text is None else self.text.decode(piece))
+
+    def whole(self) -> str | bytes:
+        """Return the message; raises UnicodeDecodeError for half a character at its end."""
+        if self.text is None:
+            return b"".join(self.parts)  # type: ignore[arg-type]  # they are bytes
+        self.text.decode(b"", final=True)
+        return "".join(self.parts)  # type: ignore[arg-type]  # they are str
 
 
 class FrameDecoder:
@@ -49,15 +88,10 @@ class FrameDecoder:
     """
 
     __slots__ = (
-        "_fragments",
         "_held",
-        "_left_of_frame",
         "_max_fragments",
         "_max_message_bytes",
-        "_message_bytes",
-        "_message_open",
-        "_parts",
-        "_protocol",
+        "_pieces",
         "finished",
         "trailing",
     )
@@ -66,12 +100,7 @@ class FrameDecoder:
         self._max_message_bytes = max_message_bytes
         self._max_fragments = max_fragments
         self._held = b""
-        self._protocol: FrameProtocol | None = None
-        self._left_of_frame = 0
-        self._message_open = False
-        self._message_bytes = 0
-        self._fragments = 0
-        self._parts: list[str] | list[bytes] = []
+        self._pieces: Pieces | None = None
         self.finished = False
         self.trailing = False
 
@@ -83,21 +112,22 @@ class FrameDecoder:
             self._held = b""
         position, end = 0, len(data)
         while position < end and not self.finished:
-            if self._left_of_frame:
-                stop = min(position + self._left_of_frame, end)
-                self._left_of_frame -= stop - position
-                self._judge(data[position:stop], events)
+            if self._pieces is None:
+                position = self._take_common(data, position, end, events)
+                if position == end or self.finished:
+                    break
+            elif self._pieces.left:
+                stop = min(position + self._pieces.left, end)
+                self._add(self._pieces, data[position:stop], events)
                 position = stop
                 continue
-            position = self._take_common(data, position, end, events)
-            if position < end and not self.finished:
-                position = self._take_other(data, position, end, events)
+            position = self._take_other(data, position, end, events)
         self.trailing = self.trailing or (self.finished and position < end)
         return events
 
     def _take_common(self, data: bytes, position: int, end: int, events: list[FrameEvent]) -> int:
         """Take whole, final, masked frames for as long as there are; return where that ended."""
-        while end - position >= 6 and not self._message_open:
+        while end - position >= 6:
             first, second = data[position], data[position + 1]
             length = second - _MASKED
             start = position + 6
@@ -122,9 +152,9 @@ class FrameDecoder:
                 events.append(payload)
             elif second > _MASKED | _MAX_SHORT:
                 break
-            elif first == 0x89:
+            elif first == _PING:
                 events.append(Ping(payload))
-            elif first == 0x8A:
+            elif first == _PONG:
                 events.append(Pong(payload))
             elif first == 0x88 and payload in _COMMON_CLOSES:
                 self.finished = True
@@ -136,85 +166,103 @@ class FrameDecoder:
         return position
 
     def _take_other(self, data: bytes, position: int, end: int, events: list[FrameEvent]) -> int:
-        """Hand one frame, or the part of it that is there, to wsproto; return where that ended."""
-        header = _header_size(data, position, end)
-        fault = _fault(data[position : position + header])
-        if fault is not None:
-            self._fail(events, int(fault.code), str(fault))
-            return end
-        if header > end - position:
-            self._held = data[position:]
-            return end
-        length = _payload_length(data, position)
-        if self._admit(data[position], length, events):
-            whole = position + header + length
-            stop = min(whole, end)
-            self._left_of_frame = whole - stop
-            self._judge(data[position:stop], events)
-            return stop
-        return position
+        """Take the header of a data frame, or a control frame; return where that ended."""
+        return self._take_frame(data[position], data, position, end, events)
+
+    def _take_frame(
+        self, first: int, data: bytes, position: int, end: int, events: list[FrameEvent]
+    ) -> int:
+        """As ``_take_other``, with ``first`` for the frame's first byte."""
+        start = position + _header_size(data, position, end)
+        length = _payload_length(data, position) if start <= end else None
+        if length is None or not _is_good(first, data[position + 1], length):
+            fault = _fault(bytes((first,)) + data[position + 1 : start])
+            if fault is not None:
+                self._fail(events, int(fault.code), str(fault))
+                return end
+            if length is None or start + length > end:  # of a control frame: 125 at most
+                self._held = data[position:end]
+                return end
+            self._take_control(data[position : start + length], events)
+            return start + length
+        if self._admit(first, length, events):
+            assert self._pieces is not None
+            self._pieces.key = data[start - 4 : start]
+            if not length:
+                self._add(self._pieces, b"", events)
+        return start
 
     def _admit(self, first: int, length: int, events: list[FrameEvent]) -> bool:
-        """Count a frame that goes to wsproto against the limits of its message."""
-        if first & _CONTROL:
-            return True
-        if not self._message_open:
-            self._message_bytes = self._fragments = 0
-        self._message_bytes += length
-        self._fragments += 1
-        self._message_open = True
-        if self._message_bytes > self._max_message_bytes:
+        """Begin a data frame, unless it is out of order or exceeds the limits of its message."""
+        opcode, pieces = first & 0x0F, self._pieces
+        if (opcode == Opcode.CONTINUATION) != (pieces is not None):
+            expected = "a continuation" if pieces is not None else "the beginning of a message"
+            self._fail(events, CloseCode.PROTOCOL_ERROR, f"expected {expected}")
+            return False
+        if pieces is None:
+            pieces = Pieces(opcode)
+        pieces.size += length
+        pieces.fragments += 1
+        if pieces.size > self._max_message_bytes:
             reason = f"message over {self._max_message_bytes} bytes"
-        elif self._fragments > self._max_fragments:
+        elif pieces.fragments > self._max_fragments:
             reason = f"message of over {self._max_fragments} fragments"
         else:
+            pieces.left = length
+            pieces.final = first >= _FINAL
+            self._pieces = pieces
             return True
         self._fail(events, CloseCode.MESSAGE_TOO_BIG, reason)
         return False
 
-    def _judge(self, data: bytes, events: list[FrameEvent]) -> None:
-        """Give wsproto the next bytes of one frame."""
-        if self._protocol is None:
-            self._protocol = FrameProtocol(client=False, extensions=[])
-        self._protocol.receive_bytes(data)
+    def _add(self, pieces: Pieces, data: bytes, events: list[FrameEvent]) -> None:
         try:
-            for frame in self._protocol.received_frames():
-                self._take(frame, events)
+            pieces.add(data)
+            if pieces.final and not pieces.left:
+                self._pieces = None
+                events.append(self._complete(pieces))
+        except UnicodeDecodeError as error:
+            self._fail(events, CloseCode.INVALID_DATA, str(error))
         except ParseFailed as error:
             self._fail(events, int(error.code), str(error))
-        if not self._message_open and not self._left_of_frame:
-            self._protocol = None
 
-    def _take(self, frame: Frame, events: list[FrameEvent]) -> None:
-        payload = frame.payload
-        match frame.opcode:
-            case Opcode.PING:
-                events.append(Ping(_bytes(payload)))
-            case Opcode.PONG:
-                events.append(Pong(_bytes(payload)))
-            case Opcode.CLOSE:
-                assert isinstance(payload, tuple)
-                self.finished = True
-                events.append(CloseConnection(code=int(payload[0]), reason=payload[1] or None))
-            case _:
-                self._parts.append(payload)  # type: ignore[arg-type]  # one kind per message
-                if frame.message_finished:
-                    empty: str | bytes = "" if frame.opcode is Opcode.TEXT else b""
-                    events.append(empty.join(self._parts))  # type: ignore[arg-type]  # likewise
-                    self._parts = []
-                    self._message_open = False
+    def _complete(self, pieces: Pieces) -> str | bytes:
+        """Return the message; raises UnicodeDecodeError and ParseFailed."""
+        return pieces.whole()
+
+    def _take_control(self, frame: bytes, events: list[FrameEvent]) -> None:
+        """Take a whole control frame with a good header."""
+        protocol = FrameProtocol(client=False, extensions=[])
+        protocol.receive_bytes(frame)
+        try:
+            (told,) = protocol.received_frames()
+        except ParseFailed as error:
+            self._fail(events, int(error.code), str(error))
+            return
+        if told.opcode is Opcode.CLOSE:
+            assert isinstance(told.payload, tuple)
+            code, reason = told.payload
+            self.finished = True
+            events.append(CloseConnection(code=int(code), reason=reason or None))
+        else:
+            assert isinstance(told.payload, bytes | bytearray)
+            make = Ping if told.opcode is Opcode.PING else Pong
+            events.append(make(bytes(told.payload)))
 
     def _fail(self, events: list[FrameEvent], code: int, reason: str) -> None:
-        if not self.finished:
-            self.finished = True
-            self._protocol = None
-            self._parts = []
-            events.append(Failure(code, reason))
+        self.finished = True
+        self._pieces = None
+        events.append(Failure(code, reason))
 
 
-def _bytes(payload: object) -> bytes:
-    assert isinstance(payload, bytes | bytearray)
-    return bytes(payload)
+def _is_good(first: int, second: int, length: int) -> bool:
+    """Whether a header is that of a data frame, without fault but for the order of frames."""
+    if first & ~_FINAL > Opcode.BINARY or second < _MASKED:
+        return False
+    size = second & _LENGTH
+    if size <= _MAX_SHORT:
+        return True
+    return length > _MAX_SHORT if size == 126 else _MAX_MEDIUM < length <= _MAX_LENGTH
 
 
 def _fault(header: bytes) -> ParseFailed | None:
