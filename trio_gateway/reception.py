@@ -306,6 +306,7 @@ class Reception:
             if own is not None and not is_end_of(upgrade.connection, own):
                 answer, code = failed, CloseCode.INTERNAL_ERROR
                 self._report(upgrade, own)
+            del own  # it has this frame in its traceback
             if passing is not None:
                 answer, code = _DRAINING, CloseCode.GOING_AWAY
                 raise passing from None
@@ -343,6 +344,7 @@ class Reception:
             desk=self,
         )
         upgrade.head.compact()
+        upgrade.link.let_in()
         self.connections[connection] = upgrade
         if upgrade.identity is not None and upgrade.identity.expires is not None:
             Expiry.watch(upgrade.link, connection, upgrade.identity.expires)
@@ -453,6 +455,7 @@ class Reception:
             place = self.admission.admit_handshake()
             if not isinstance(place, Refusal):
                 link.deadline(self._timeouts.keep_alive_timeout)
+                link.let_in()
                 link.enter(Intake(link, self, self._limits, place, fresh=False), rest)
                 return
         link.finish()

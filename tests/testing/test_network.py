@@ -271,6 +271,30 @@ async def test_the_poller_is_level_triggered_and_fair(autojump_clock: MockClock)
     poller.close()
 
 
+async def test_a_poller_in_a_poller(autojump_clock: MockClock) -> None:
+    """The outer one is ready, and wakes who waits, for as long as anything in the inner one is."""
+    net = VirtualNet()
+    listener = net.listen_streams()
+    clients = [await net.connect(listener.address) for _ in range(2)]
+    fds = [(await listener.accept()).socket.fileno() for _ in clients]
+    outer = VirtualPoller(net._server)
+    number, inner = outer.nest()
+    for fd in fds:
+        inner.register(fd, READ)
+    assert ([], []) == (outer.poll(8), inner.poll(8))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outer.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await clients[0].send_all(b"x")
+    assert ([(number, READ)], [(fds[0], READ)]) == (outer.poll(8), inner.poll(8))
+    inner.unregister(fds[0])
+    assert [] == outer.poll(8)
+    with pytest.raises(FileNotFoundError):
+        inner.unregister(fds[0])
+    outer.close()
+    inner.close()
+
+
 # Under a gateway.
 
 

@@ -32,6 +32,9 @@ class FakeKernel:
         self.changes.extend(changes or ())
         return self.ready[:most]
 
+    def fileno(self) -> int:
+        return 99
+
     def close(self) -> None:
         self.closed = True
 
@@ -71,6 +74,22 @@ def test_kqueue_forgets() -> None:
     assert kernel.closed
 
 
+def test_kqueue_stops_watching() -> None:
+    """One that stays open is taken out of the kernel's queue."""
+    kernel = FakeKernel()
+    poller = Kqueue(kernel)
+    poller.register(7, READ)
+    poller.unregister(7)
+    assert [(7, -1, 1), (7, -1, 2)] == kernel.changes
+
+
+def test_kqueue_in_a_kqueue() -> None:
+    """The inner one's descriptor is watched like any other."""
+    kernel = FakeKernel()
+    number, _inner = Kqueue(kernel).nest()
+    assert (99, [(99, -1, 1)]) == (number, kernel.changes)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 async def test_this_platforms_poller() -> None:
     """Ready to read, to write, and broken, on a real pair of sockets."""
@@ -91,3 +110,31 @@ async def test_this_platforms_poller() -> None:
     poller.forget(fd)
     ours.close()
     poller.close()
+
+
+async def test_a_poller_in_a_poller() -> None:
+    """The outer one is ready for as long as anything in the inner one is, which is told in turn."""
+    outer = open_poller()
+    assert outer is not None
+    number, inner = outer.nest()
+    pairs = [socket.socketpair() for _ in range(3)]
+    fds = [ours.fileno() for ours, _ in pairs]
+    for (_, theirs), fd in zip(pairs, fds, strict=True):
+        inner.register(fd, READ)
+        theirs.send(b"x")
+    await outer.wait()
+    assert [(number, READ)] == outer.poll(64)
+    told = [fd for _ in range(3) for fd, _ in inner.poll(1)]
+    assert sorted(fds) == sorted(told)
+    inner.unregister(fds[0])
+    outer.register(fds[0], READ)
+    assert {(number, READ), (fds[0], READ)} == set(outer.poll(64))
+    for (ours, _), fd in zip(pairs[1:], fds[1:], strict=True):
+        inner.forget(fd)
+        ours.close()
+    assert [(fds[0], READ)] == outer.poll(64)
+    inner.close()
+    outer.close()
+    for pair in pairs:
+        for sock in pair:
+            sock.close()

@@ -25,6 +25,8 @@ from trio_gateway.transport.signal import Signal
 from trio_gateway.transport.sockets import Socket
 from trio_gateway.transport.timers import Timers
 
+LOBBY = -1
+
 
 class FakePoller:
     """A poller that says what a test wants it to say, true or not."""
@@ -34,6 +36,7 @@ class FakePoller:
         self.forgotten: list[int] = []
         self.asked_for: list[int] = []
         self.closed = False
+        self.inner: FakePoller | None = None
         self._ready: list[tuple[int, int]] = []
         self._said = Signal()
 
@@ -44,6 +47,14 @@ class FakePoller:
     def modify(self, fd: int, events: int) -> None:
         assert fd in self.watched
         self.watched[fd] = events
+
+    def unregister(self, fd: int) -> None:
+        del self.watched[fd]
+
+    def nest(self) -> "tuple[int, FakePoller]":
+        assert self.inner is None
+        self.inner = FakePoller()
+        return LOBBY, self.inner
 
     def forget(self, fd: int) -> None:
         os.fstat(fd)  # an OSError: it is closed already
@@ -63,9 +74,13 @@ class FakePoller:
     def close(self) -> None:
         self.closed = True
 
+    def have(self, *events: tuple[int, int]) -> None:
+        """Report these, in this order, when asked."""
+        self._ready.extend(events)
+
     async def say(self, *events: tuple[int, int]) -> None:
         """Report these, in this order, and let the pump act on them."""
-        self._ready.extend(events)
+        self.have(*events)
         self._said.set()
         await wait_all_tasks_blocked()
 
@@ -85,6 +100,7 @@ class World:
 
     def __init__(self, poller: Poller, setup: LinkSetup) -> None:
         self.pump = Pump(poller)
+        (self.lobby,) = self.pump.ends.values()
         self.setup = setup
         self.peers: list[Peer] = []
 
@@ -94,6 +110,7 @@ class World:
         *,
         setup: LinkSetup | None = None,
         send_buffer: int | None = None,
+        new: bool = False,
     ) -> Peer:
         ours, theirs = socket.socketpair()
         if send_buffer is not None:
@@ -102,6 +119,8 @@ class World:
             sock.setblocking(False)
         link = SocketLink(ours, self.pump, setup or self.setup, peer="", local="")
         link.receiver = receiver = Recorder(reaction)
+        if not new:
+            link.let_in()
         self.peers.append(Peer(link, receiver, theirs, ours.fileno()))
         return self.peers[-1]
 
@@ -109,8 +128,9 @@ class World:
         for peer in self.peers:
             peer.link.abort()
             peer.sock.close()
-        assert {} == self.pump.ends
+        assert [self.lobby] == list(self.pump.ends.values())
         self.pump.close()
+        assert {} == self.pump.ends
 
 
 @pytest.fixture
@@ -163,6 +183,38 @@ async def test_turns_are_bounded(world: World, poller: FakePoller) -> None:
     await poller.say(*[(peer.fd, READ)] * 100)
     assert {64} == set(poller.asked_for)
     assert 100 == len(peer.receiver.events)
+
+
+async def test_newcomers_do_not_come_first(world: World, poller: FakePoller) -> None:
+    """However many have sent something, a turn sees to 8, between those who are in."""
+    inner = poller.inner
+    assert inner is not None
+    there, newcomer = world.connect(), world.connect(new=True)
+    assert ([there.fd], [newcomer.fd]) == (list(poller.watched), list(inner.watched))
+    inner.have(*[(newcomer.fd, READ)] * 100)
+    there.sock.send(b"x")
+    await poller.say((LOBBY, READ), (there.fd, READ))
+    assert [b"x"] == there.receiver.events
+    assert [8] == inner.asked_for
+
+
+async def test_a_newcomer_is_let_in(world: World, poller: FakePoller) -> None:
+    """What it was watched for in the lobby it is watched for among the others; once."""
+    inner = poller.inner
+    assert inner is not None
+    peer = world.connect(new=True)
+    peer.link.pause()
+    peer.link.let_in()
+    peer.link.let_in()
+    assert ({}, {peer.fd: 0}) == (inner.watched, poller.watched)
+    peer.link.resume()
+    peer.sock.send(b"x")
+    await poller.say((peer.fd, READ))
+    assert [b"x"] == peer.receiver.events
+    gone = world.connect(new=True)
+    gone.link.abort()
+    gone.link.let_in()
+    assert ([gone.fd], {}) == (inner.forgotten, inner.watched)
 
 
 async def test_the_end_of_the_input(world: World, poller: FakePoller) -> None:
@@ -461,8 +513,9 @@ class Scripted(socket.socket):
 
 @attrs.define
 class Door:
-    """A listening socket in a pump with a fake poller."""
+    """A listening socket in a pump with fake pollers; ``poller`` is the lobby's."""
 
+    outer: FakePoller
     poller: FakePoller
     listening: ListeningSocket
     sock: Scripted
@@ -476,7 +529,8 @@ class Door:
             self.knocking.append(socket.create_connection(self.sock.getsockname()))
 
     async def open(self) -> None:
-        await self.poller.say((self.fd, READ))
+        self.poller.have((self.fd, READ))
+        await self.outer.say((LOBBY, READ))
 
 
 @pytest.fixture
@@ -499,10 +553,14 @@ async def door(nursery: trio.Nursery, poller: FakePoller) -> Any:
             raise RuntimeError("no")
 
     fd = sock.fileno()
-    this = Door(poller, ListeningSocket(sock, pump, timers, accept), sock, fd, accepted)
+    assert poller.inner is not None
+    listening = ListeningSocket(sock, pump, timers, accept)
+    this = Door(poller, poller.inner, listening, sock, fd, accepted)
     yield this
     this.listening.close()
-    assert ({}, {}, 0) == (poller.watched, pump.ends, len(timers))
+    assert ({}, 0) == (this.poller.watched, len(timers))
+    pump.close()
+    assert {} == pump.ends
     for each in [*this.knocking, *(sock for sock, _, _ in accepted)]:
         each.close()
 
@@ -583,7 +641,9 @@ async def test_a_unix_socket(world: World, poller: FakePoller, tmp_path: Path) -
     listening = ListeningSocket(sock, world.pump, Timers(), accept)
     with socket.socket(socket.AF_UNIX) as knock:
         knock.connect(str(tmp_path / "gateway"))
-        await poller.say((fd, READ))
+        assert poller.inner is not None
+        poller.inner.have((fd, READ))
+        await poller.say((LOBBY, READ))
     ((ours, peer, local),) = accepted
     assert ("", str(tmp_path / "gateway")) == (peer, local)
     ours.close()
@@ -637,4 +697,4 @@ async def test_a_closed_listener_is_not_watched_any_more(
     listening = ListeningSocket(copy, real.pump, Timers(), nothing)
     listening.close()
     with socket.create_connection(original.getsockname()):
-        assert [] == real.pump.poller.poll(64)
+        assert [] == real.pump.lobby.poll(64)

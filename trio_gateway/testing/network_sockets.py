@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from trio_gateway.testing.network_tcp import Address, Backlog, Connection, failed
-from trio_gateway.transport.pollers import ERROR, HANGUP
+from trio_gateway.transport.pollers import ERROR, HANGUP, READ
 from trio_gateway.transport.signal import Signal
 
 _FIRST = 3  # 0, 1 and 2 are taken in every process
@@ -191,6 +191,30 @@ class _Watch:
         if self.ready:
             self.poller.found(self.number)
 
+    def leave(self) -> None:
+        """Be called no more."""
+        self.sock.kernel.watchers.remove(self)
+
+
+class _Nested:
+    """A poller in a poller."""
+
+    __slots__ = ("events", "number", "outer", "poller")
+
+    def __init__(self, outer: "VirtualPoller", number: int, poller: "VirtualPoller") -> None:
+        self.outer, self.number, self.poller = outer, number, poller
+        self.events = READ
+
+    @property
+    def ready(self) -> int:
+        return self.events if self.poller.any_ready() else 0
+
+    def __call__(self) -> None:
+        self.outer.found(self.number)
+
+    def leave(self) -> None:
+        self.poller.outer = None
+
 
 class VirtualPoller:
     """Level-triggered epoll over virtual sockets; what the pump takes as its ``poller``.
@@ -201,7 +225,8 @@ class VirtualPoller:
 
     def __init__(self, descriptors: Descriptors) -> None:
         self._descriptors = descriptors
-        self._watched: dict[int, _Watch] = {}
+        self._watched: dict[int, _Watch | _Nested] = {}
+        self.outer: _Nested | None = None
         self._ready: dict[int, None] = {}
         self._said = Signal()
 
@@ -224,17 +249,36 @@ class VirtualPoller:
         watch.events = events
         watch()
 
+    def unregister(self, fd: int) -> None:
+        """Watch it no more; raises OSError for one that is not watched."""
+        if fd not in self._watched:
+            raise failed(errno.ENOENT)
+        self.forget(fd)
+
     def forget(self, fd: int) -> None:
         """Watch it no more."""
         watch = self._watched.pop(fd, None)
         if watch is not None:
-            watch.sock.kernel.watchers.remove(watch)
+            watch.leave()
             self._ready.pop(fd, None)
+
+    def nest(self) -> "tuple[int, VirtualPoller]":
+        """Open another poller, and watch it; its number here is no descriptor's."""
+        inner = VirtualPoller(self._descriptors)
+        number = -1 - len(self._watched)
+        inner.outer = self._watched[number] = _Nested(self, number, inner)
+        return number, inner
 
     def found(self, fd: int) -> None:
         """A descriptor has become ready (a socket's call)."""
         self._ready[fd] = None
         self._said.set()
+        if self.outer is not None:
+            self.outer()
+
+    def any_ready(self) -> bool:
+        """Whether ``poll()`` would return anything."""
+        return any(self._watched[fd].ready for fd in self._ready)
 
     def poll(self, max_events: int) -> list[tuple[int, int]]:
         """Return what is ready, who was not told for longest first."""
@@ -252,10 +296,10 @@ class VirtualPoller:
 
     async def wait(self) -> None:
         """Wait until something is ready; always a checkpoint."""
-        while not any(self._watched[fd].ready for fd in self._ready):
+        while not self.any_ready():
             self._ready.clear()
             await self._said.wait()
-            if any(self._watched[fd].ready for fd in self._ready):
+            if self.any_ready():
                 return
         await trio.lowlevel.checkpoint()
 

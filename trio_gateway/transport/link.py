@@ -171,6 +171,9 @@ class Link(ABC):
 
     # What every phase uses.
 
+    def let_in(self) -> None:  # noqa: B027 - most kinds have no lobby
+        """Its peer is no newcomer any more, but one of those who don't wait behind newcomers."""
+
     @property
     def ended(self) -> bool:
         """Whether the link is gone."""

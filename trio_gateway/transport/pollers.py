@@ -1,7 +1,8 @@
 """Pollers: which of many descriptors is ready, asked of the kernel in one call.
 
-In: descriptors and what they are watched for. Out: what is ready, in epoll's terms. The rule: the
-poller has a descriptor of its own, which Trio watches; nothing here waits but ``wait()``.
+In: descriptors and what they are watched for. Out: what is ready, in epoll's terms. The rules: the
+poller has a descriptor of its own, which Trio or another poller watches; nothing here waits but
+``wait()``; what is ready is told in turn, whoever has not been told of for longest first.
 """
 
 import select
@@ -22,8 +23,19 @@ class Poller(Protocol):
     def modify(self, fd: int, events: int) -> None:
         """Watch it for others."""
 
+    def unregister(self, fd: int) -> None:
+        """Watch it no more."""
+
     def forget(self, fd: int) -> None:
         """The descriptor is about to be closed, which ends the watching."""
+
+    def nest(self) -> "tuple[int, Poller]":
+        """Open another poller, and watch it: it is ready to read while anything in it is ready.
+
+        Returns:
+            What stands for its descriptor in this one, and the poller.
+        """
+        ...
 
     def poll(self, max_events: int) -> list[tuple[int, int]]:
         """Return descriptors and what they are ready for, without waiting."""
@@ -52,8 +64,19 @@ if sys.platform == "linux":
             """Watch it for others."""
             self._epoll.modify(fd, events)
 
+        def unregister(self, fd: int) -> None:
+            """Watch it no more."""
+            self._epoll.unregister(fd)
+
         def forget(self, fd: int) -> None:
             """Nothing to do: closing takes the descriptor out."""
+
+        def nest(self) -> "tuple[int, Epoll]":
+            """Open another poller, and watch it."""
+            inner = Epoll()
+            fd = inner._epoll.fileno()
+            self.register(fd, READ)
+            return fd, inner
 
         def poll(self, max_events: int) -> list[tuple[int, int]]:
             """Return what is ready now."""
@@ -101,9 +124,21 @@ class Kqueue:
             self._queue.control(changes, 0)
         self._watched[fd] = events
 
+    def unregister(self, fd: int) -> None:
+        """Watch it no more."""
+        self.modify(fd, 0)
+        del self._watched[fd]
+
     def forget(self, fd: int) -> None:
         """Stop knowing the descriptor; closing takes it out of the kernel's queue."""
         self._watched.pop(fd, None)
+
+    def nest(self) -> "tuple[int, Kqueue]":
+        """Open another poller, and watch it."""
+        inner = Kqueue(self._kernel)
+        fd = inner._queue.fileno()
+        self.register(fd, READ)
+        return fd, inner
 
     def poll(self, max_events: int) -> list[tuple[int, int]]:
         """Return what is ready now; a peer's end of file reads as ``READ``, as with epoll."""

@@ -1,12 +1,14 @@
 """The pump: one task accepts and reads for every plain socket.
 
 In: listening sockets, and the sockets they accept. Out: links, fed with what their peers send. The
-rules: work per socket and per turn is bounded, then the scheduler has its turn; an exception in one
-link ends that link alone; a link that is paused is left out of the poll, though a broken socket is
-still noticed.
+rules: work per socket and per turn is bounded, then the scheduler has its turn; newcomers don't
+come before those who are in; an exception in one link ends that link alone; a link that is paused
+is left out of the poll, though a broken socket is still noticed.
 
 The pump waits on a poller of its own whose descriptor Trio watches, so that a thousand idle
-sockets cost Trio one file descriptor and no task.
+sockets cost Trio one file descriptor and no task. Listening sockets, and whoever has not been let
+in, are in a second one under it, the lobby, of which a turn takes a few: a handshake costs many
+times what a message does, and a herd of them would be a turn in which nobody hears anything.
 """
 
 import errno
@@ -26,6 +28,7 @@ from trio_gateway.transport.sockets import Socket
 from trio_gateway.transport.timers import Timers
 
 _EVENTS_PER_TURN = 64
+_NEWCOMERS_PER_TURN = 8
 _ACCEPTS_PER_TURN = 32
 _DEFAULT_READ = 64 * 1024
 _BACK_OFF = 0.1
@@ -50,42 +53,66 @@ class Pump:
 
     Arguments:
         poller: what tells which descriptor is ready.
+
+    Attributes:
+        poller: of those who are in.
+        lobby: of newcomers and of what they come through.
     """
 
     def __init__(self, poller: Poller) -> None:
         self.poller = poller
-        self.ends: dict[int, _End] = {}
+        number, self.lobby = poller.nest()
+        self.ends: dict[int, _End] = {number: _Lobby(self)}
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        poller, ends = self.poller, self.ends
         while True:
-            await poller.wait()
-            for fd, events in poller.poll(_EVENTS_PER_TURN):
-                # A descriptor closed earlier in this turn is gone, or is a new socket's, for
-                # which a stale event is one read that would block.
-                end = ends.get(fd)
-                if end is not None:
-                    try:
-                        end.ready(events)
-                    except Exception:
-                        _log.exception("a socket failed")
-                        end.abort()
+            await self.poller.wait()
+            self.serve(self.poller, _EVENTS_PER_TURN)
+
+    def serve(self, poller: Poller, most: int) -> None:
+        """Act on what is ready in one of the pollers, on so many descriptors at most."""
+        ends = self.ends
+        for fd, events in poller.poll(most):
+            # A descriptor closed earlier in this turn is gone, or is a new socket's, for
+            # which a stale event is one read that would block.
+            end = ends.get(fd)
+            if end is not None:
+                try:
+                    end.ready(events)
+                except Exception:
+                    _log.exception("a socket failed")
+                    end.abort()
 
     def close(self) -> None:
-        """Give the poller back."""
+        """Give the pollers back."""
+        self.ends.clear()
+        self.lobby.close()
         self.poller.close()
 
 
+class _Lobby:
+    """All newcomers, as one descriptor among those who are in."""
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+
+    def ready(self, events: int) -> None:
+        self._pump.serve(self._pump.lobby, _NEWCOMERS_PER_TURN)
+
+    def abort(self) -> None:
+        """Nothing: its sockets are other ends."""
+
+
 class SocketLink(Link):
-    """A link over a non-blocking socket, read by the pump and written straight.
+    """A link over a non-blocking socket, read by the pump and written straight; first a newcomer.
 
     Arguments:
         sock: an accepted, non-blocking socket; the link closes it.
         pump: who reads it.
     """
 
-    __slots__ = ("_events", "_fd", "_max_read", "_pump", "_sock")
+    __slots__ = ("_events", "_fd", "_max_read", "_poller", "_pump", "_sock")
 
     def __init__(
         self,
@@ -102,7 +129,8 @@ class SocketLink(Link):
         self._pump = pump
         self._max_read = setup.max_read or _DEFAULT_READ
         self._events = READ
-        pump.poller.register(self._fd, READ)
+        self._poller = pump.lobby
+        self._poller.register(self._fd, READ)
         pump.ends[self._fd] = self
 
     @property
@@ -137,6 +165,13 @@ class SocketLink(Link):
         if not self.eof:
             self._watch(self._events | READ)
 
+    def let_in(self) -> None:
+        """Leave the lobby."""
+        if self._poller is self._pump.lobby and not self.ended:
+            self._poller.unregister(self._fd)
+            self._poller = self._pump.poller
+            self._poller.register(self._fd, self._events)
+
     def _read(self) -> None:
         try:
             data = self._sock.recv(self._max_read)
@@ -160,7 +195,7 @@ class SocketLink(Link):
     def _watch(self, events: int) -> None:
         if events != self._events and not self.ended:
             self._events = events
-            self._pump.poller.modify(self._fd, events)
+            self._poller.modify(self._fd, events)
 
     def _send_eof(self) -> None:
         try:
@@ -170,7 +205,7 @@ class SocketLink(Link):
 
     def _close(self) -> None:
         del self._pump.ends[self._fd]
-        self._pump.poller.forget(self._fd)
+        self._poller.forget(self._fd)
         self._sock.close()
 
 
@@ -204,7 +239,7 @@ class ListeningSocket:
         self.timer_tick = 0
         self._address = local_address(sock)
         pump.ends[self._fd] = self
-        pump.poller.register(self._fd, READ)
+        pump.lobby.register(self._fd, READ)
 
     def ready(self, events: int) -> None:
         """Accept what waits, at most a batch."""
@@ -235,19 +270,19 @@ class ListeningSocket:
 
     def expire(self) -> None:
         """The back-off is over."""
-        self._pump.poller.modify(self._fd, READ)
+        self._pump.lobby.modify(self._fd, READ)
 
     def close(self) -> None:
         """Stop accepting; idempotent."""
         if self._pump.ends.pop(self._fd, None) is not None:
             self._timers.disarm(self)
             # The listener it was duplicated from keeps the socket open, and epoll watches it then.
-            self._pump.poller.modify(self._fd, 0)
-            self._pump.poller.forget(self._fd)
+            self._pump.lobby.modify(self._fd, 0)
+            self._pump.lobby.forget(self._fd)
             self._sock.close()
 
     def _back_off(self, error: OSError) -> None:
-        self._pump.poller.modify(self._fd, 0)
+        self._pump.lobby.modify(self._fd, 0)
         self._timers.arm(self, _BACK_OFF)
         now = trio.current_time()
         if now >= self._silent_until:
