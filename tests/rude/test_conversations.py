@@ -25,6 +25,7 @@ from tests.rude.peer import (
 )
 from tests.rude.site import GUARD, PATIENT, Serve, code_of, echo, until
 from trio_gateway import Connection, Heartbeat, Limits, Timeouts, Upgrade
+from trio_gateway.handshake.upgrade import _Early
 
 over_each = pytest.mark.parametrize("transport", ["tcp", "tls", "unix"], indirect=True)
 over_tcp_and_tls = pytest.mark.parametrize("transport", ["tcp", "tls"], indirect=True)
@@ -272,7 +273,9 @@ async def test_input_before_the_decision_is_bounded(serve: Serve) -> None:
             await flood.until_blocked()
             assert flood.sent < KERNEL
             assert received == 0
-            assert undecided[0]._early._size < 128 * 1024
+            early = undecided[0].link.receiver
+            assert isinstance(early, _Early)
+            assert early._size < 128 * 1024
     decide.set()
     await site.settle()
 

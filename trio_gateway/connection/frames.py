@@ -178,7 +178,7 @@ class FrameDecoder:
         if length is None or not _is_good(first, data[position + 1], length):
             fault = _fault(bytes((first,)) + data[position + 1 : start])
             if fault is not None:
-                self._fail(events, int(fault.code), str(fault))
+                self._fail(events, fault.code, fault.reason)
                 return end
             if length is None or start + length > end:  # of a control frame: 125 at most
                 self._held = data[position:end]
@@ -265,7 +265,7 @@ def _is_good(first: int, second: int, length: int) -> bool:
     return length > _MAX_SHORT if size == 126 else _MAX_MEDIUM < length <= _MAX_LENGTH
 
 
-def _fault(header: bytes) -> ParseFailed | None:
+def _fault(header: bytes) -> Failure | None:
     """Return what wsproto has against a header, or against the part of one that is there."""
     if header[0] & 0x0F == Opcode.CONTINUATION:
         # Whether a continuation may stand here is asked later; its header is one like any other.
@@ -276,7 +276,7 @@ def _fault(header: bytes) -> ParseFailed | None:
         for _ in protocol.received_frames():
             pass
     except ParseFailed as error:
-        return error
+        return Failure(int(error.code), str(error))
     return None
 
 

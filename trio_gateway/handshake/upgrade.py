@@ -132,7 +132,7 @@ class Upgrade(WebSocketRequest):
         self._state = UpgradeState.PENDING
         self._query: dict[str, str] | None = None
         self._connection_made: Connection | None = None
-        self._early = _Early(self, limits.max_early_bytes)
+        self._max_early_bytes = limits.max_early_bytes
 
     @property
     def link_ended(self) -> trio.Event:
@@ -255,6 +255,8 @@ class Upgrade(WebSocketRequest):
         await trio.lowlevel.checkpoint()
         self._decide(UpgradeState.ACCEPTED)
         link = self.link
+        early = link.receiver
+        assert isinstance(early, _Early)
         if link.outbox.write(response) is Verdict.CLOSED:
             self._state = UpgradeState.ABANDONED
             self._desk.decided(self)
@@ -262,7 +264,7 @@ class Upgrade(WebSocketRequest):
         connection = self._desk.open(self, subprotocol)
         self._connection_made = connection
         self._desk.decided(self)
-        link.enter(connection, self._early.take())
+        link.enter(connection, early.take())
         return connection
 
     async def reject(
@@ -317,7 +319,8 @@ class Upgrade(WebSocketRequest):
             decision_timeout: seconds for the handler to decide.
         """
         self.link.deadline(decision_timeout)
-        self.link.enter(self._early, rest)
+        # The link has it, and not this too: what refers to itself waits for the collector.
+        self.link.enter(_Early(self, self._max_early_bytes), rest)
 
     def overdue(self) -> None:
         """The handler has not decided in time (the link's call)."""

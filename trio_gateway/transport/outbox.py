@@ -251,6 +251,8 @@ class Outbox:
             self._chunks = None
             self._emptied = None
             self._timers.disarm(self)
+            # Each has the other: with this both would stay until the garbage collector comes.
+            del self._sink
             self._wake()
 
     def expire(self) -> None:
@@ -304,5 +306,6 @@ class Outbox:
             self._room.wake_all()
 
     def _fail(self) -> None:
+        sink = self._sink
         self.close()
-        self._sink.abort()
+        sink.abort()
