@@ -59,6 +59,20 @@ def recording() -> Recording:
     )
 
 
+def test_the_quiet_behind_a_storm_does_not_flatter() -> None:
+    """Rate and control latencies are those of the samples in which clients came."""
+    recording = Recording(
+        samples=[
+            sample(1.0, seconds=1.0, connects=900, controls=(0.03, 0.04)),
+            sample(2.0, seconds=1.0, connects=100, controls=(0.02,)),
+            sample(3.0, seconds=1.0, connects=9, controls=(0.001,)),
+            sample(4.0, seconds=1.0, connects=0, controls=(0.001,)),
+        ]
+    )
+    assert ([0.02, 0.03, 0.04], 500) == (recording.controls(), recording.rate())
+    assert ([], 0) == (Recording().controls(), Recording().rate())
+
+
 class Read(HTMLParser):
     """Reads a page: its tags in order, its text, what it would load."""
 

@@ -36,10 +36,10 @@ def line(recording: Recording) -> str:
 
 def summary(recording: Recording) -> Iterator[str]:
     """Yield the lines of the page."""
-    rate = recording.connects / max(recording.seconds, 0.001)
     yield (
-        f"seed {recording.seed}: {recording.connects:,} connects in {recording.seconds:.1f} s"
-        f" ({rate:,.0f}/s) against {recording.url}, profile {recording.profile}"
+        f"seed {recording.seed}: {recording.connects:,} connects in {recording.seconds:.1f} s,"
+        f" {recording.rate():,.0f}/s in the rush, against {recording.url},"
+        f" profile {recording.profile}"
     )
     answers = ", ".join(f"{status}: {count:,}" for status, count in recording.answers())
     yield f"first answers   {answers or 'none'}"

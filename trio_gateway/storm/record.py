@@ -182,9 +182,23 @@ class Recording:
         """Whether nothing was found."""
         return not self.findings
 
+    def rush(self) -> list[Sample]:
+        """Return the samples in which clients came: at a tenth of the fastest rate or more."""
+        fastest = max((s.connects / (s.seconds or 1.0) for s in self.samples), default=0.0)
+        return [s for s in self.samples if s.connects and s.connects >= fastest * s.seconds / 10]
+
+    def rate(self) -> float:
+        """Return the connects a second in the rush."""
+        rush = self.rush()
+        seconds = sum(sample.seconds for sample in rush)
+        return sum(sample.connects for sample in rush) / seconds if seconds else 0.0
+
     def controls(self) -> list[float]:
-        """Return all latencies of control messages, sorted, in seconds."""
-        return sorted(latency for sample in self.samples for latency in sample.controls)
+        """Return the latencies of control messages in the rush, sorted, in seconds.
+
+        Those of the quiet time behind it, when the last patient clients leave, would flatter.
+        """
+        return sorted(latency for sample in self.rush() for latency in sample.controls)
 
     def accepts(self) -> list[float]:
         """Return all accept latencies of well-behaved clients, sorted, in seconds."""

@@ -104,14 +104,13 @@ def _head(recording: Recording) -> str:
 
 def _tiles(recording: Recording, program: Program | None) -> str:
     controls, accepts = recording.controls(), recording.accepts()
-    rate = recording.connects / max(recording.seconds, 0.001)
     peak = max((sample.open for sample in recording.samples), default=0)
     lag = max((sample.lag for sample in recording.samples), default=0.0)
     tiles: list[tuple[str, str, str]] = []
     if program is not None:
         tiles.append(("Clients", f"{len(program.scripts):,}", f"{program.steps:,} steps"))
     tiles += [
-        ("Connects", f"{recording.connects:,}", f"{rate:,.0f} a second"),
+        ("Connects", f"{recording.connects:,}", f"{recording.rate():,.0f}/s in the rush"),
         ("Open at once", f"{peak:,}", "at most"),
         ("Control p99", _latency(controls, 0.99), f"worst {_latency(controls, 1.0)}"),
         ("Accept p99", _latency(accepts, 0.99), f"worst {_latency(accepts, 1.0)}"),
