@@ -253,6 +253,10 @@ async def misbehave(site: Site) -> None:
         hub.broadcast("odd:slow", bytes(101))
     position = (await hub.history("odd:slow", limit=0)).position
     broker.deliver(Publication("odd:slow", Position(position.epoch, position.offset + 9), b"good"))
+    await hub.subscribe("topic:odd", Deaf(Verdict.ACCEPTED), user="x")
+    position = (await hub.history("topic:odd", limit=0)).position
+    broker.deliver(Publication("topic:odd", Position(position.epoch, position.offset + 9), b"{}"))
+    await trio.testing.wait_all_tasks_blocked()
     for number in range(9):
         await hub.subscribe(f"odd:{number}", Deaf(Verdict.ACCEPTED), user="x")
     assert not hub.has_room_for("odd:new")

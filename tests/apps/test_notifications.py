@@ -9,7 +9,8 @@ import trio.testing
 
 from tests.apps.world import NOW_TEXT, FakeUpgrade, World
 from trio_gateway.apps.identity import Identity
-from trio_gateway.apps.notifications import NotificationApp, NotificationSettings, address
+from trio_gateway.apps.notices import address
+from trio_gateway.apps.notifications import NotificationApp, NotificationSettings
 from trio_gateway.apps.session import SERVER, UpgradeLike
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.handshake.refusal import Refusal

@@ -188,6 +188,59 @@ test("what is not kept any more is told before what is", async () => {
   assert.deepEqual(room.position, { epoch: "f", offset: 3 });
 });
 
+describe("a joined that nobody asked for", () => {
+  async function listening(room) {
+    const told = [];
+    for (const type of ["stale", "joined"]) room.addEventListener(type, ({ detail }) => told.push([type, detail]));
+    return told;
+  }
+  test("fills what the server itself had missed", async () => {
+    const { chat, room, heard } = await lobby();
+    const told = await listening(room);
+    last().message(11);
+    last().joined(14, [message(12), message(13), message(14)]);
+    last().message(15);
+    assert.deepEqual(heard, [11, 12, 13, 14, 15]);
+    assert.deepEqual(told.map(([type, { recovered, missed }]) => [type, recovered, missed]), [["joined", true, 3]]);
+    last().end(1006);
+    await comeBack(chat);
+    assert.equal(last().url.searchParams.get("since"), "e:15");
+  });
+  test("says that a history is lost, and goes on in the new one", async () => {
+    const { chat, room, heard } = await lobby();
+    const told = await listening(room);
+    last().joined(2, [message(1), message(2)], { position: { epoch: "f", offset: 2 }, recovered: false });
+    last().message(3);
+    assert.deepEqual([heard, told.map(([type]) => type)], [[1, 2, 3], ["stale", "joined"]]);
+    assert.equal(Socket.all.length, 1);
+    last().end(1006);
+    await comeBack(chat);
+    assert.equal(last().url.searchParams.get("since"), "f:3");
+  });
+  test("is heard in a room that was joined by a command", async () => {
+    const { chat } = await lobby();
+    const room = chat.join("tea");
+    const heard = [];
+    room.addEventListener("message", ({ detail }) => heard.push(detail.offset));
+    const tea = (id, epoch, offset) =>
+      last().say({ type: "joined", id, room: "tea", position: { epoch, offset }, members: 1, recovered: false, messages: [] });
+    tea(undefined, "x", 7); // before ours is answered: it is not about us
+    assert.equal(room.joined, false);
+    tea(last().of("join")[0].id, "x", 7);
+    tea(undefined, "y", 0);
+    last().say({ type: "message", room: "tea", offset: 1, user: "bob", text: "t", time: "t" });
+    assert.deepEqual([heard, room.position], [[1], { epoch: "y", offset: 1 }]);
+  });
+  test("does not disturb what waits to be acknowledged", async () => {
+    const { room } = await lobby();
+    const waiting = room.publish("hello");
+    last().joined(1, [message(1)], { position: { epoch: "f", offset: 1 }, recovered: false });
+    assert.equal(last().of("message").length, 1);
+    last().say({ type: "ack", id: last().of("message")[0].id, room: "lobby", offset: 1 });
+    assert.equal((await waiting).offset, 1);
+  });
+});
+
 describe("the outgoing queue", () => {
   test("is kept through breaks, in order, under the same keys", async () => {
     const { chat, room } = await lobby();
@@ -439,5 +492,48 @@ describe("notifications", () => {
     welcome(1, 1, { position: { epoch: "f", offset: 1 }, recovered: false });
     notification(1);
     assert.deepEqual([stale, notifications.unread], [1, 1]);
+  });
+  test("go on through a second welcome, which says what the server had missed", async () => {
+    const { notifications, heard } = await start();
+    const topic = notifications.subscribe("deploys");
+    const told = [];
+    for (const type of ["stale", "resumed", "welcome"]) notifications.addEventListener(type, () => told.push(type));
+    welcome(5, 0);
+    const [subscribe] = last().of("subscribe");
+    last().say({ type: "subscribed", id: subscribe.id, topic: "deploys", position: { epoch: "x", offset: 1 } });
+    welcome(7, 2);
+    notification(6);
+    notification(7);
+    welcome(2, 2, { position: { epoch: "f", offset: 2 }, recovered: false });
+    for (const offset of [1, 2, 3]) notification(offset);
+    assert.deepEqual(heard, [6, 7, 1, 2, 3]);
+    assert.deepEqual(told, ["welcome", "resumed", "stale", "resumed"]);
+    assert.deepEqual([notifications.unread, notifications.position], [3, { epoch: "f", offset: 3 }]);
+    assert.deepEqual([notifications.state.name, last().of("subscribe").length], ["open", 1]);
+    last().end(1006);
+    mock.timers.tick(notifications.state.delay);
+    await settle();
+    assert.equal(last().url.searchParams.get("since"), "f:3");
+    assert.equal(topic.joined, false);
+  });
+  test("of a shared topic go on where the server says", async () => {
+    const { notifications } = await start();
+    const topic = notifications.subscribe("deploys");
+    const told = [];
+    for (const type of ["notification", "stale"]) topic.addEventListener(type, ({ detail }) => told.push(detail.offset ?? type));
+    const subscribed = (epoch, offset, more) =>
+      last().say({ type: "subscribed", topic: "deploys", position: { epoch, offset }, ...more });
+    const come = (...offsets) => {
+      for (const offset of offsets) last().say({ type: "notification", topic: "deploys", offset, title: "t" });
+    };
+    welcome(5, 0);
+    subscribed("w", 9, { recovered: false }); // before ours is answered: it is not about us
+    subscribed("x", 1, { id: last().of("subscribe")[0].id, recovered: true });
+    subscribed("x", 3, { recovered: true });
+    come(2, 3, 4);
+    subscribed("y", 1, { recovered: false });
+    come(1, 2);
+    assert.deepEqual(told, [2, 3, 4, "stale", 1, 2]);
+    assert.deepEqual(topic.position, { epoch: "y", offset: 2 });
   });
 });

@@ -14,6 +14,7 @@ import pytest
 from tests.browser.npm import find_module
 from tests.browser.proxy import proxy_to
 from tests.browser.site import ROOT, Site, serve
+from tests.cluster.server import redis_server
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Open
@@ -430,3 +431,29 @@ def test_the_picture_of_the_readme(inhabited: Site, open_page: "Open") -> None:
     file = ROOT / "docs" / "screenshot.png"
     page.screenshot(path=str(file))
     assert file.stat().st_size < 200_000
+
+
+def test_an_emptied_store_is_shown(open_page: "Open") -> None:
+    """What is lost goes from the page, what comes is there, and the connections have stayed."""
+    pytest.importorskip("coredis", reason="the extra redis is not installed")
+    with redis_server() as server, contextlib.contextmanager(serve)(Site(store=server.url)) as site:
+        page = open_page(f"{site.url}/?user=ann&room=tea")
+        connected(page)
+        site.say("the old", room="tea")
+        site.notify("ann", "Old news")
+        expect(message(page, "the old")).to_be_visible()
+        expect(page.locator("#unread")).to_have_text("1")
+        server.ask("FLUSHALL")
+        for text in ("the new", "the newer"):
+            site.say(text, room="tea")
+        site.notify("ann", "New news")
+        expect(message(page, "the newer")).to_be_visible()
+        assert ["the new", "the newer"] == texts(page)
+        expect(page.locator(".log:visible .note")).to_contain_text("no longer kept")
+        page.click("#bell")
+        expect(page.locator("#notes .title")).to_have_text(["New news"])
+        expect(page.locator("#unread")).to_have_text("1")
+        say(page, "still here")
+        expect(message(page, "still here")).to_be_visible()
+        assert 2 == site.get("/api/connections")["open"]
+        assert {} == site.get("/api/statistics")["gateway"]["closes"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from tests.hub.fakes import LossyBroker
 from trio_gateway.apps.chat import ChatApp, ChatSettings
 from trio_gateway.apps.notifications import NotificationApp
 from trio_gateway.client import ClientSettings
@@ -83,7 +84,15 @@ class Site:
         self.broker = self._new_broker()
 
     def _new_broker(self) -> MemoryBroker:
+        if self._chat.get("lossy"):
+            return LossyBroker()
         return MemoryBroker(retention=Retention(max_publications=self._chat.get("kept", 100_000)))
+
+    @property
+    def lossy(self) -> LossyBroker:
+        """The broker of a site that was opened with ``lossy=True``."""
+        assert isinstance(self.broker, LossyBroker)
+        return self.broker
 
     async def start(self) -> None:
         """Start a gateway, unless there is one."""
@@ -196,6 +205,13 @@ class Site:
             b"HTTP/1.1 101 S\r\n",
         ]
         await self.reset()
+
+    async def leave_out(self) -> None:
+        """For a few seconds the store takes what is published and its stream brings nothing."""
+        self.lossy.deaf = True
+        await trio.sleep(4)
+        self.lossy.deaf = False
+        self.lossy.show()
 
     async def forget(self) -> None:
         """Killed, and there again with nothing of the history."""

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.site import SETTINGS, URL, Line, Site, open_site, run
+from tests.hub.fakes import no_pause
 from trio_gateway.client import (
     ClientClosed,
     ClientOptions,
@@ -26,6 +27,7 @@ from trio_gateway.client import (
     Waiting,
     connect_chat,
 )
+from trio_gateway.hub.positions import Position
 
 FAULTS = [
     Site.reset,
@@ -77,7 +79,7 @@ async def test_it_publishes_and_receives(autojump_clock: trio.testing.MockClock)
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 40), st.sampled_from(FAULTS)), max_size=6),
+    st.lists(st.tuples(st.floats(0, 40), st.sampled_from([*FAULTS, Site.leave_out])), max_size=6),
     st.floats(0, 3),
     st.integers(1, 8),
 )
@@ -89,7 +91,7 @@ def test_breaks_lose_nothing(
     async def scenario() -> None:
         settings = ClientSettings(max_queued=max_queued, publish_timeout=math.inf)
         acknowledged: dict[str, int] = {}
-        async with open_site(max_page=5) as site, trio.open_nursery() as nursery:
+        async with open_site(max_page=5, lossy=True) as site, trio.open_nursery() as nursery:
 
             async def publish(user: str, count: int) -> None:
                 async with chat(site, user, settings=settings) as room:
@@ -169,6 +171,127 @@ async def test_a_lost_history_is_told(autojump_clock: trio.testing.MockClock) ->
         assert gap.lost is None
         assert (epoch, position.epoch) == (gap.after.epoch, gap.position.epoch)
         assert [position] == [m.position for m in await take(room, 1)]
+
+
+async def test_a_hole_in_the_stream_is_filled(autojump_clock: trio.testing.MockClock) -> None:
+    """What the server itself missed comes in its place, more than a page of it too."""
+    async with open_site(lossy=True, max_page=5) as site, chat(site) as room:
+        await room.publish("1")
+        for first, last in ((2, 5), (6, 40)):
+            site.lossy.deaf = True
+            for number in range(first, last):
+                await site.chat.publish(room="r", user="bob", text=str(number))
+            site.lossy.deaf = False
+            await site.chat.publish(room="r", user="bob", text=str(last))
+            await trio.sleep(1)
+        assert [str(n) for n in range(1, 41)] == [m.text for m in await take(room, 40)]
+        assert 1 == len(site.lines)
+
+
+async def test_a_lost_history_is_told_in_mid_connection(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A new epoch is a ``Gap`` without a break, and where a break comes it goes on from there."""
+    async with open_site(lossy=True) as site, chat(site) as room:
+        await room.wait_live()
+        for number in range(3):
+            await site.chat.publish(room="r", user="bob", text=str(number))
+        await take(room, 2)
+        for epoch in ("e2", "e3"):
+            site.lossy.lose()
+            await room.publish(epoch)
+            await site.chat.publish(room="r", user="bob", text=f"more of {epoch}")
+            await trio.sleep(1)
+            if epoch == "e2":
+                await take(room, 1)
+            gap = await room.__anext__()
+            assert isinstance(gap, Gap)
+            assert (Position(epoch, 0), None) == (gap.position, gap.lost)
+            said = await take(room, 2)
+            assert [epoch, f"more of {epoch}"] == [m.text for m in said]
+            assert Position(epoch, 1) == said[0].position
+        assert 1 == len(site.lines)
+        await site.reset()
+        await room.publish("after the break")
+        assert ["after the break"] == [m.text for m in await take(room, 1)]
+        assert 2 == len(site.lines)
+
+
+@given(st.integers(0, 60), st.integers(1, 4), st.floats(0, 0.2))
+def test_a_lost_history_never_mixes_with_the_next(
+    checkpoints: int, max_queued: int, slowness: float
+) -> None:
+    """Lost while the consumer is behind and reads the old one: nothing of that comes later."""
+
+    async def scenario() -> None:
+        settings = ClientSettings(max_queued=max_queued)
+        async with (
+            open_site(lossy=True, max_page=5) as site,
+            chat(site, settings=settings) as room,
+        ):
+            await room.wait_live()
+            for number in range(40):
+                await site.chat.publish(room="r", user="bob", text=f"old {number}")
+            received: list[Message | Gap] = []
+
+            async def read() -> None:
+                async for item in room:
+                    received.append(item)
+                    await trio.sleep(slowness)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                for _ in range(checkpoints):
+                    await trio.lowlevel.checkpoint()
+                site.lossy.lose()
+                for number in range(10):
+                    await site.chat.publish(room="r", user="bob", text=f"new {number}")
+                await trio.sleep(60)
+                nursery.cancel_scope.cancel()
+            (gap,) = [item for item in received if isinstance(item, Gap) and item.lost is None]
+            before, after = received[: received.index(gap)], received[received.index(gap) + 1 :]
+            said = [item.text for item in before if isinstance(item, Message)]
+            assert [f"old {number}" for number in range(len(said))] == said
+            said = [item.text for item in after if isinstance(item, Message)]
+            assert len(said) == len(after)
+            # What was not in the page that came with it belongs to what is lost.
+            assert [f"new {number}" for number in range(gap.position.offset, 10)] == said
+            assert 1 == len(site.lines)
+
+    run(scenario)
+
+
+async def test_a_page_of_the_next_history_is_none_of_this(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What is read before the server has noticed the loss itself is not taken for the old."""
+    settings = ClientSettings(max_queued=1)
+    async with open_site(lossy=True) as site, chat(site, settings=settings) as room:
+        await room.wait_live()
+        for number in range(20):
+            await site.chat.publish(room="r", user="bob", text=f"old {number}")
+        assert ["old 0"] == [m.text for m in await take(room, 1)]
+        await trio.sleep(1)
+        noticed = trio.Event()
+
+        async def notice(step: str) -> None:
+            site.lossy.pause = no_pause
+            await noticed.wait()
+
+        site.lossy.lose()
+        site.lossy.pause = notice
+        for number in range(30):
+            await site.chat.publish(room="r", user="bob", text=f"new {number}")
+        await trio.sleep(1)
+        with trio.move_on_after(1):
+            while True:
+                assert (await take(room, 1))[0].text.startswith("old")
+        noticed.set()
+        gap = await room.__anext__()
+        assert isinstance(gap, Gap)
+        assert (Position("e2", 0), None) == (gap.position, gap.lost)
+        assert [f"new {number}" for number in range(30)] == [m.text for m in await take(room, 30)]
+        assert 1 == len(site.lines)
 
 
 async def test_a_full_queue_still_hears_of_a_lost_history(

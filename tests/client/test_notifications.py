@@ -89,12 +89,38 @@ async def test_another_history_is_told_and_read(autojump_clock: trio.testing.Moc
             assert ["a", "b"] == [n.title for n in await take(inbox, 2)]
 
 
-@given(st.lists(st.tuples(st.floats(0, 40), st.sampled_from(FAULTS)), max_size=6))
+async def test_it_stays_through_gaps_of_the_server(autojump_clock: trio.testing.MockClock) -> None:
+    """What was left out comes; a lost history is a gap, and the count begins anew with it."""
+    async with open_site(lossy=True) as site, listen(site) as inbox:
+        await inbox.wait_live()
+        await site.notifications.notify(to="ann", title="1")
+        site.lossy.deaf = True
+        for title in ("2", "3"):
+            await site.notifications.notify(to="ann", title=title)
+        site.lossy.deaf = False
+        await site.notifications.notify(to="ann", title="4")
+        assert ["1", "2", "3", "4"] == [n.title for n in await take(inbox, 4)]
+        assert 0 == await inbox.mark_read(4)
+        site.lossy.lose()
+        for title in ("new", "newer"):
+            await site.notifications.notify(to="ann", title=title)
+        gap = await inbox.__anext__()
+        assert isinstance(gap, Gap)
+        assert (Position("e1", 4), Position("e2", 0), None) == (gap.after, gap.position, gap.lost)
+        assert ["new", "newer"] == [n.title for n in await take(inbox, 2)]
+        assert 2 == inbox.unread
+        assert 1 == await inbox.mark_read(1)
+        assert 1 == len(site.lines)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 40), st.sampled_from([*FAULTS, Site.leave_out])), max_size=6)
+)
 def test_breaks_lose_nothing(breaks: list[tuple[float, Any]]) -> None:
     """Any schedule of breaks: each notification once, in order, and read marks arrive."""
 
     async def scenario() -> None:
-        async with open_site() as site, trio.open_nursery() as nursery:
+        async with open_site(lossy=True) as site, trio.open_nursery() as nursery:
 
             async def disturb() -> None:
                 for pause, fault in breaks:

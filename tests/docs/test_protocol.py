@@ -13,6 +13,7 @@ import trio.testing
 
 from tests.docs.dialogue import TOKEN, Play, agree, end_of, request
 from tests.docs.pages import DOCS, ROOT, Block, blocks, codes, table
+from tests.hub.fakes import LossyBroker
 from trio_gateway.apps.assembly import Application, ApplicationSettings
 from trio_gateway.apps.schemas import ChatCommand, NotificationCommand
 from trio_gateway.errors import CloseCode
@@ -27,16 +28,19 @@ HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: memory\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
+EMPTIED = "# the store is emptied"
 APART = {"cli", "client", "storm", "testing"}
 """Rooms that are no part of a gateway's answers."""
 
 
 @asynccontextmanager
-async def site(**settings: Any) -> AsyncGenerator[tuple[OpenGateway, Application]]:
+async def site(
+    broker: MemoryBroker | None = None, **settings: Any
+) -> AsyncGenerator[tuple[OpenGateway, Application]]:
     """Serve what ``python -m trio_gateway`` serves, over memory."""
     limits = settings.pop("limits", None)
     told = ApplicationSettings(api_token=TOKEN, **settings)
-    application = Application(MemoryBroker(), told)
+    application = Application(broker or MemoryBroker(), told)
     async with open_gateway(
         application.router,
         http=application.http,
@@ -53,11 +57,15 @@ async def test_each_dialogue_happens(
     block: Block, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Line by line, and nothing comes that the page does not tell."""
-    async with site() as (server, application), AsyncExitStack() as stack:
+    lossy = LossyBroker() if EMPTIED in block.text else None
+    async with site(lossy) as (server, application), AsyncExitStack() as stack:
         play = Play(server, application, stack)
         for number, line in enumerate(block.text.splitlines(), block.line):
             if line == "# SIGTERM":
                 nursery.start_soon(server.gateway.drain)
+                continue
+            if line == EMPTIED and lossy is not None:
+                lossy.lose()
                 continue
             try:
                 await play.line(line)

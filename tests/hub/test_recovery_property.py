@@ -1,12 +1,15 @@
 """Recovery over a store that does its worst: no client is ever missing something unknowingly.
 
 Clients come, are cut and come back with ``since``, on virtual time, while others publish. The store
-is slow, fails, trims, loses its history, and its stream lags and leaves out publications. Each
-client's view is then held against what was published.
+is slow, fails, trims, loses its history, and its stream lags and leaves out publications; then they
+are cut by the hub, or brought back by it. Each client's view is then held against what was
+published.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from tests.hub.fakes import Recorder
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.hub.broker import Page, Publication
-from trio_gateway.hub.hub import Hub, HubLimits, Joined
+from trio_gateway.hub.hub import Greet, Hub, HubLimits, Joined, Rejoin, Subscriber
 from trio_gateway.hub.memory import MemoryBroker
 from trio_gateway.hub.positions import Position
 
@@ -130,6 +133,13 @@ class WildStore(MemoryBroker):
             publication = await self._receive.receive()
             if self.subscribed:
                 deliver(publication)
+            # What has gathered may come at once.
+            while self.chance.random() < 0.5:
+                try:
+                    publication = self._receive.receive_nowait()
+                except trio.WouldBlock:
+                    break
+                deliver(publication)
 
 
 class Client(Recorder):
@@ -143,6 +153,7 @@ class Client(Recorder):
         self.chance = random.Random(f"{store.weather.seed}/{number}")
         self.view: Position | None = None
         self.stale = 0
+        self.failed = False
 
     async def live(self) -> None:
         while not self.store.calm:
@@ -171,19 +182,6 @@ class Client(Recorder):
         self.disconnected.clear()
         since = self.view
 
-        def greet(joined: Joined) -> list[bytes]:
-            offsets = [p.position.offset for p in joined.publications]
-            last = joined.position
-            assert len(offsets) <= self.store.weather.limit
-            if since is None or not joined.recovered:
-                self.stale += since is not None
-                assert offsets == list(range(last.offset - len(offsets) + 1, last.offset + 1))
-                self.view = Position(last.epoch, last.offset - len(offsets))
-            else:
-                assert since.epoch == last.epoch
-                assert offsets == list(range(since.offset + 1, last.offset + 1))
-            return [words(publication) for publication in joined.publications]
-
         with trio.move_on_after(0.1 + self.chance.random() * 3):
             try:
                 await self.hub.subscribe(
@@ -192,11 +190,26 @@ class Client(Recorder):
                     user=self.user,
                     since=since,
                     limit=self.store.weather.limit,
-                    greet=greet,
+                    greet=self.greet,
                 )
                 self.joined = True
             except StoreUnavailable:
                 await trio.sleep(self.chance.random())
+
+    def greet(self, joined: Joined) -> list[bytes]:
+        """Take note of what is said to be missed, on coming or in the middle of a stay."""
+        self.see()
+        since, last = self.view, joined.position
+        offsets = [p.position.offset for p in joined.publications]
+        assert len(offsets) <= self.store.weather.limit
+        if since is None or not joined.recovered:
+            self.stale += since is not None
+            assert offsets == list(range(last.offset - len(offsets) + 1, last.offset + 1))
+            self.view = Position(last.epoch, last.offset - len(offsets))
+        else:
+            assert since.epoch == last.epoch
+            assert offsets == list(range(since.offset + 1, last.offset + 1))
+        return [words(publication) for publication in joined.publications]
 
     def see(self) -> None:
         """Take in what was offered: the next each time, and as it was published."""
@@ -227,7 +240,20 @@ async def publish(hub: Hub, store: WildStore, number: int) -> None:
             pass
 
 
-async def run(weather: Weather, clients: int, publishers: int) -> None:
+@asynccontextmanager
+async def greeting(_: str) -> AsyncGenerator[Greet, None]:
+    def greet(subscriber: Subscriber, joined: Joined) -> list[bytes]:
+        assert isinstance(subscriber, Client)
+        subscriber.failed = True  # a hub contains what fails here
+        assert subscriber.view is not None
+        frames = subscriber.greet(joined)
+        subscriber.failed = False
+        return frames
+
+    yield greet
+
+
+async def run(weather: Weather, clients: int, publishers: int, *, staying: bool) -> None:
     store = WildStore(weather)
     limits = HubLimits(
         turn_seconds=0,
@@ -236,7 +262,8 @@ async def run(weather: Weather, clients: int, publishers: int) -> None:
         share_seconds=weather.share_seconds,
     )
     hub = Hub(store, limits=limits)
-    hub.encode_with("chat", words)
+    rejoin = Rejoin(greeting, limit=weather.limit) if staying else None
+    hub.encode_with("chat", words, rejoin=rejoin)
     everybody = [Client(hub, store, number) for number in range(clients)]
     async with trio.open_nursery() as running:
         await running.start(hub.run)
@@ -255,6 +282,7 @@ async def run(weather: Weather, clients: int, publishers: int) -> None:
                 await client.come()
         await trio.sleep(10)
         for client in everybody:
+            assert not client.failed
             assert client.inside
             assert client.view == store.position
         assert clients == hub.statistics().subscriptions == hub.members(TOPIC)[0]
@@ -272,9 +300,9 @@ async def run(weather: Weather, clients: int, publishers: int) -> None:
         Weather,
         seed=st.integers(0, 2**16),
         delay=st.sampled_from([0, 0.2, 2.0]),
-        lag=st.sampled_from([0, 0.5]),
+        lag=st.sampled_from([0, 0.5, 3.0]),
         failing=st.sampled_from([0, 0.2]),
-        leaving_out=st.sampled_from([0, 0.1]),
+        leaving_out=st.sampled_from([0, 0.1, 0.3]),
         losing=st.sampled_from([0, 0.05]),
         kept=st.sampled_from([3, 1_000]),
         limit=st.sampled_from([4, 100]),
@@ -283,9 +311,11 @@ async def run(weather: Weather, clients: int, publishers: int) -> None:
     ),
     st.integers(1, 6),
     st.integers(1, 3),
+    st.booleans(),
 )
 def test_every_view_is_whole_or_known_to_be_stale(
-    weather: Weather, clients: int, publishers: int
+    weather: Weather, clients: int, publishers: int, staying: bool
 ) -> None:
     """What a client has is gapless and without a duplicate, or it was told to forget it."""
-    trio.run(run, weather, clients, publishers, clock=trio.testing.MockClock(autojump_threshold=0))
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(partial(run, weather, clients, publishers, staying=staying), clock=clock)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 
-from tests.cluster.server import DURABLE, Server, redis_server
+from tests.cluster.server import DURABLE, EACH, Server, redis_server
 from trio_gateway.errors import ConfigurationError, StoreUnavailable
 from trio_gateway.hub.broker import Publication, Retention
 from trio_gateway.hub.hub import Hub
@@ -132,8 +132,14 @@ async def test_a_server_that_forgot_its_scripts_is_given_them_again(server: Serv
         assert [1, 2] == [(await ann.say(text)).offset for text in "ab"]
 
 
-async def test_a_restart_loses_and_doubles_nothing(durable: Server) -> None:
+@pytest.mark.parametrize("program", EACH)
+async def test_a_restart_loses_and_doubles_nothing(program: str | None) -> None:
     """Publishers with keys insist; both nodes deliver each text once, under one epoch."""
+    with redis_server(*DURABLE, program=program) as durable:
+        await restart_while_publishing(durable)
+
+
+async def restart_while_publishing(durable: Server) -> None:
     async with node(durable) as ann, node(durable) as bob:
         async with trio.open_nursery() as nursery:
 

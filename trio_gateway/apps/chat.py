@@ -6,7 +6,8 @@ of every history are spliced from those bytes.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Unpack
 
 import attrs
@@ -42,7 +43,7 @@ from trio_gateway.apps.session import (
 )
 from trio_gateway.connection.frames import text_frame
 from trio_gateway.hub.broker import Publication, Receipt
-from trio_gateway.hub.hub import Hub, Joined
+from trio_gateway.hub.hub import Greet, Hub, Joined, Rejoin, shared
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.presence import Change
 from trio_gateway.wire import (
@@ -99,7 +100,8 @@ class ChatApp(App[Join]):
     ) -> None:
         super().__init__(hub, **options)
         self.settings = settings or ChatSettings()
-        hub.encode_with(KIND, encode, presence=encode_presence)
+        rejoin = Rejoin(self._greet_again, limit=self.settings.max_page)
+        hub.encode_with(KIND, encode, presence=encode_presence, rejoin=rejoin)
 
     def wanted(self, identity: Identity, opening: Join) -> Iterable[tuple[Action, str]]:
         """The chat, and the room."""
@@ -190,6 +192,15 @@ class ChatApp(App[Join]):
         """Return what fits of the messages as JSON with commas between, and whether all did."""
         missed, cut = newest_that_fit(publications, to_json, self.settings.max_page_bytes)
         return b",".join(missed), not cut
+
+    @asynccontextmanager
+    async def _greet_again(self, topic: str) -> AsyncGenerator[Greet, None]:
+        """Tell who stays in a room through a gap what was missed, as a ``joined`` unasked for."""
+        yield shared(functools.partial(self._joined_again, topic[len(KIND) + 1 :]))
+
+    def _joined_again(self, room: str, joined: Joined) -> list[bytes]:
+        missed, whole = joined.once(self.encode_missed)
+        return [text_frame(joined_reply(room, None, joined, joined.recovered and whole, missed))]
 
     def opening(self, query: Mapping[str, str]) -> Join:
         """Return the join that the query string asks for; raises InvalidField."""

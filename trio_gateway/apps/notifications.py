@@ -6,8 +6,9 @@ costs a user time and nothing else.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, Unpack, runtime_checkable
 from weakref import WeakValueDictionary
 
 import attrs
@@ -20,6 +21,7 @@ from trio_gateway.apps.identity import (
     Action,
     Identity,
 )
+from trio_gateway.apps.notices import address, count_unread, encode, to_json, unread
 from trio_gateway.apps.schemas import (
     List,
     NotificationCommand,
@@ -40,17 +42,23 @@ from trio_gateway.apps.session import (
     timestamp,
 )
 from trio_gateway.connection.frames import text_frame
-from trio_gateway.errors import CloseCode
+from trio_gateway.errors import CloseCode, StoreUnavailable
 from trio_gateway.hub.broker import Page, Publication
-from trio_gateway.hub.hub import Hub, Joined
+from trio_gateway.hub.hub import (
+    Greet,
+    Hub,
+    Joined,
+    Rejoin,
+    Subscriber,
+    disconnect_stale,
+    shared,
+)
 from trio_gateway.hub.positions import Position
 from trio_gateway.wire import (
-    MAX_USER,
-    InvalidField,
+    Id,
     Problem,
     TextLimits,
     check_key,
-    check_name,
     check_text,
     encode_data,
     reply,
@@ -76,6 +84,12 @@ class NotificationSettings:
     texts: TextLimits = attrs.field(factory=TextLimits)
 
 
+@runtime_checkable
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
 class NotificationApp(App[Position | None]):
     """The notifications of one gateway.
 
@@ -95,8 +109,9 @@ class NotificationApp(App[Position | None]):
         super().__init__(hub, **options)
         self.settings = settings or NotificationSettings()
         self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        for kind in ("user", "topic"):
-            hub.encode_with(kind, encode)
+        page = self.settings.max_page
+        hub.encode_with("user", encode, rejoin=Rejoin(self._welcome_again, limit=page))
+        hub.encode_with("topic", encode, rejoin=Rejoin(self._greet_again, limit=page))
 
     def opening(self, query: Mapping[str, str]) -> Position | None:
         """Return the position that ``?since`` names."""
@@ -163,6 +178,88 @@ class NotificationApp(App[Position | None]):
         missed, cut = newest_that_fit(publications, to_json, self.settings.max_page_bytes)
         return b"".join([text_frame(item) for item in missed]), not cut
 
+    @asynccontextmanager
+    async def _welcome_again(self, topic: str) -> AsyncGenerator[Greet, None]:
+        """Tell who stays in a user's stream through a gap as if they came back."""
+        user = topic.partition(":")[2]
+        greeted: list[Subscriber] = []
+        async with self.turn(user):
+            kept = await self.hub.history(topic, limit=0)
+            cursor = await self.hub.cursor(topic, user)
+
+            def greet(subscriber: Subscriber, joined: Joined) -> list[bytes]:
+                greeted.append(subscriber)
+                name = subscriber.id if isinstance(subscriber, _Named) else ""
+                return self.welcome(user, name, kept, cursor, joined, since=True)
+
+            try:
+                yield greet
+                now = await self.hub.cursor(topic, user)
+                later = await self.hub.history(topic, limit=0)
+            except StoreUnavailable:
+                # What they were told is unread may be wrong, and nothing else would put it right.
+                for subscriber in greeted:
+                    disconnect_stale(topic, subscriber)
+                raise
+            if now != cursor or later.first != kept.first:
+                self.hub.broadcast(topic, text_frame(unread(later, now)))
+
+    def welcome(
+        self,
+        user: str,
+        connection: str,
+        kept: Page,
+        cursor: int,
+        joined: Joined,
+        *,
+        since: bool,
+    ) -> list[bytes]:
+        """Return the frames that begin a user's stream, on a new connection or an old one.
+
+        Arguments:
+            user: whose stream it is.
+            connection: the id of whose frames they are.
+            kept: a page of the stream; what it had of older ones counts.
+            cursor: what was read of it.
+            joined: where it begins, with what was missed.
+            since: whether that was asked for.
+        """
+        missed, recovered = [], True
+        if since:
+            to_mine = functools.partial(to_json, cursor=cursor)
+            items, cut = newest_that_fit(joined.publications, to_mine, self.settings.max_page_bytes)
+            missed = [text_frame(item) for item in items]
+            recovered = joined.recovered and not cut
+        now = attrs.evolve(kept, position=joined.position)
+        welcome = reply(
+            "welcome",
+            None,
+            user=user,
+            connection=connection,
+            unread=count_unread(now, cursor),
+            position=joined.position,
+            recovered=recovered,
+            heartbeat=self.heartbeat,
+            server=SERVER,
+        )
+        return [text_frame(welcome), *missed]
+
+    @asynccontextmanager
+    async def _greet_again(self, topic: str) -> AsyncGenerator[Greet, None]:
+        """Tell who stays in a shared topic through a gap with a ``subscribed`` unasked for."""
+        name = topic.partition(":")[2]
+        yield shared(functools.partial(self.subscribed, name, None, since=True))
+
+    def subscribed(self, topic: str, id: Id | None, joined: Joined, *, since: bool) -> list[bytes]:
+        """Return the frames that begin a shared topic, with what was missed if that was asked."""
+        missed, recovered = b"", True
+        if since:
+            missed, whole = joined.once(self.encode_missed)
+            recovered = joined.recovered and whole
+        position = joined.position
+        answer = reply("subscribed", id, topic=topic, position=position, recovered=recovered)
+        return [text_frame(answer), missed]
+
 
 class NotificationSession(Session[NotificationCommand]):
     """One connection of the notifications.
@@ -191,13 +288,20 @@ class NotificationSession(Session[NotificationCommand]):
         async with self.app.turn(self.user):
             kept = await self.hub.history(self.topic, limit=0)
             cursor = await self.hub.cursor(self.topic, self.user)
+
+            def greet(joined: Joined) -> list[bytes]:
+                asked = since is not None
+                return self.app.welcome(
+                    self.user, self.connection.id, kept, cursor, joined, since=asked
+                )
+
             joined = await self.hub.subscribe(
                 self.topic,
                 self.connection,
                 user=self.user,
                 since=since,
                 limit=0 if since is None else self.app.settings.max_page,
-                greet=functools.partial(self._welcome, since, kept, cursor),
+                greet=greet,
             )
             # Meanwhile more may have come, for which older ones went, or some been read elsewhere.
             now = await self.hub.cursor(self.topic, self.user)
@@ -266,82 +370,8 @@ class NotificationSession(Session[NotificationCommand]):
             user=self.user,
             since=position_of(command.since),
             limit=0 if command.since is None else settings.max_page,
-            greet=functools.partial(self._subscribed, command),
+            greet=functools.partial(
+                self.app.subscribed, topic, command.id, since=command.since is not None
+            ),
         )
         self.topics.add(topic)
-
-    def _welcome(
-        self, since: Position | None, kept: Page, cursor: int, joined: Joined
-    ) -> list[bytes]:
-        missed, recovered = [], True
-        if since is not None:
-            to_mine = functools.partial(to_json, cursor=cursor)
-            budget = self.app.settings.max_page_bytes
-            items, cut = newest_that_fit(joined.publications, to_mine, budget)
-            missed = [text_frame(item) for item in items]
-            recovered = joined.recovered and not cut
-        now = attrs.evolve(kept, position=joined.position)
-        welcome = reply(
-            "welcome",
-            None,
-            user=self.user,
-            connection=self.connection.id,
-            unread=count_unread(now, cursor),
-            position=joined.position,
-            recovered=recovered,
-            heartbeat=self.app.heartbeat,
-            server=SERVER,
-        )
-        return [text_frame(welcome), *missed]
-
-    def _subscribed(self, command: Subscribe, joined: Joined) -> list[bytes]:
-        missed, recovered = b"", True
-        if command.since is not None:
-            missed, whole = joined.once(self.app.encode_missed)
-            recovered = joined.recovered and whole
-        position = joined.position
-        answer = reply(
-            "subscribed", command.id, topic=command.topic, position=position, recovered=recovered
-        )
-        return [text_frame(answer), missed]
-
-
-def address(to: str | None, topic: str | None) -> str:
-    """Return the hub's topic of a user or of a shared one; raises InvalidField unless for one."""
-    if to is not None and topic is None:
-        check_name("to", to, MAX_USER)
-        return f"user:{to}"
-    if topic is not None and to is None:
-        check_name("topic", topic)
-        return f"topic:{topic}"
-    raise InvalidField("to", "or topic must be given, and not both")
-
-
-def to_json(publication: Publication, cursor: int = 0) -> bytes:
-    """Return the JSON of a notification for a reader who has read up to ``cursor``."""
-    kind, _, name = publication.topic.partition(":")
-    offset = publication.position.offset
-    # Offsets of different streams mean nothing to each other, so a shared one says whose it is.
-    shared = b'"topic":%b,' % msgspec.json.encode(name) if kind == "topic" else b""
-    read = b"true" if offset <= cursor else b"false"
-    body = publication.payload[1:-1]
-    return b'{"type":"notification",%b"offset":%d,%b,"read":%b}' % (shared, offset, body, read)
-
-
-def encode(publication: Publication) -> bytes:
-    """Return the frame of a new notification, which nobody has read."""
-    return text_frame(to_json(publication))
-
-
-def count_unread(kept: Page, cursor: int) -> int:
-    """Return how many are kept that have not been read: what was trimmed can't be any more."""
-    return max(0, kept.position.offset - max(cursor, kept.first - 1))
-
-
-def unread(kept: Page, cursor: int, command: Read | None = None) -> bytes:
-    """Return the JSON of ``unread``: how many, and up to which offset all are read.
-
-    The offset never goes back: of two frames the one with the greater is the newer.
-    """
-    id = None if command is None else command.id
-    return reply("unread", id, count=count_unread(kept, cursor), offset=cursor)

@@ -1,12 +1,15 @@
 """A room of the chat, as a client has it."""
 
 import secrets
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from functools import partial
 from typing import Unpack
 from urllib.parse import urlencode
 
 import attrs
+import trio
 
 from trio_gateway.client.client import Client, Receive, running
 from trio_gateway.client.feed import Page
@@ -81,10 +84,18 @@ class Room(Client[Message]):
     async def _open(self, welcome: WelcomeFrame, receive: Receive) -> None:
         while not isinstance(joined := await receive(), JoinedFrame):
             pass  # a presence may come first
+        self._begin(joined)
+
+    def _begin(self, joined: JoinedFrame) -> None:
         self._epoch = joined.position.epoch
         self._last = None
         items = [self._message(frame) for frame in joined.messages]
         self._feed.begin(joined.position.position(), items)
+
+    def _beginning(self, frame: AnyFrame) -> Callable[[], None] | None:
+        if isinstance(frame, JoinedFrame) and frame.room == self.room:
+            return partial(self._begin, frame)
+        return None
 
     def _on_frame(self, frame: AnyFrame) -> None:
         if not isinstance(frame, MessageFrame) or frame.room != self.room:
@@ -98,6 +109,9 @@ class Room(Client[Message]):
         page = await self._commands.ask(
             HistoryFrame, "history", room=self.room, before=before, limit=limit
         )
+        if page.messages and page.position is not None and page.position.epoch != self._epoch:
+            # The room has begun anew, and the `joined` that says so is on its way: it ends this.
+            await trio.sleep_forever()
         return Page([self._message(frame) for frame in page.messages], page.more)
 
     def _message(self, frame: MessageFrame) -> Message:

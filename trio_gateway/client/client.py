@@ -60,6 +60,8 @@ class Client(ABC, Generic[T]):
         self._position = options.since
         self._judge = Judge(options.token, options.settings.max_retry)
         self._lived: float | None = None
+        self._filling = trio.CancelScope()
+        self._filled = trio.Event()
         self._leaving = trio.Event()
         self._left = trio.Event()
         self._error_is_told = False
@@ -140,6 +142,13 @@ class Client(ABC, Generic[T]):
     @abstractmethod
     async def _open(self, welcome: WelcomeFrame, receive: Receive) -> None:
         """Take a welcome and what follows it, up to where ``self._feed`` begins."""
+
+    @abstractmethod
+    def _beginning(self, frame: AnyFrame) -> Callable[[], None] | None:
+        """Return what begins ``self._feed`` anew where a frame says so in mid-connection.
+
+        The server has missed something itself, and tells it as if we had come back.
+        """
 
     @abstractmethod
     def _on_frame(self, frame: AnyFrame) -> None:
@@ -226,12 +235,12 @@ class Client(ABC, Generic[T]):
         ending: list[Lost] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_closed, self._commands.send, connection.send_message)
-            nursery.start_soon(self._feed.fill, self._read)
+            self._fill(nursery)
             nursery.start_soon(self._say_goodbye, connection, nursery.cancel_scope)
             nursery.start_soon(_until_closed, _ping, connection, watched, heartbeat)
             try:
                 # What came before the end is taken first, whoever noticed the end.
-                await self._listen(connection)
+                await self._listen(connection, nursery)
             except ConnectionClosed:
                 pass
             except Lost as lost:
@@ -257,13 +266,31 @@ class Client(ABC, Generic[T]):
         await self._open(frame, receive)
         return frame
 
-    async def _listen(self, connection: WebSocketConnection) -> None:
+    async def _listen(self, connection: WebSocketConnection, nursery: trio.Nursery) -> None:
         while True:
             frame = decode(await connection.get_message())
-            if frame is None:
+            if frame is None or self._commands.answer(frame):
                 continue
-            if not self._commands.answer(frame):
+            begin = self._beginning(frame)
+            if begin is None:
                 self._on_frame(frame)
+                continue
+            # What is being read of before would end up behind it.
+            self._filling.cancel()
+            await self._filled.wait()
+            begin()
+            self._fill(nursery)
+
+    def _fill(self, nursery: trio.Nursery) -> None:
+        """Fill the feed from the history until that is interrupted."""
+        self._filling, self._filled = trio.CancelScope(), trio.Event()
+
+        async def fill(scope: trio.CancelScope, over: trio.Event) -> None:
+            with scope:
+                await self._feed.fill(self._read)
+            over.set()
+
+        nursery.start_soon(fill, self._filling, self._filled)
 
     async def _say_goodbye(self, connection: WebSocketConnection, scope: trio.CancelScope) -> None:
         await self._leaving.wait()

@@ -83,11 +83,12 @@ class AckFrame(Frame, tag="ack"):
 
 
 class HistoryFrame(Frame, tag="history"):
-    """A page of a room."""
+    """A page of a room, and where that stands."""
 
     room: str
     messages: list[MessageFrame]
     more: bool
+    position: At | None = None
 
 
 class ListFrame(Frame, tag="list"):

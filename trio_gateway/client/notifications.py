@@ -1,8 +1,9 @@
 """The notifications of one user, as a client has them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from functools import partial
 from typing import Any, Unpack
 from urllib.parse import urlencode
 
@@ -13,6 +14,7 @@ from trio_gateway.client.errors import NotAGateway
 from trio_gateway.client.feed import Page
 from trio_gateway.client.frames import (
     AnyFrame,
+    At,
     ListFrame,
     NotificationFrame,
     UnreadFrame,
@@ -87,11 +89,19 @@ class Inbox(Client[Notification]):
     async def _open(self, welcome: WelcomeFrame, receive: Receive) -> None:
         if welcome.position is None:
             raise NotAGateway("the welcome has no position; is this the URL of notifications?")
-        self._epoch = welcome.position.epoch
+        self._begin(welcome, welcome.position)
+
+    def _begin(self, welcome: WelcomeFrame, position: At) -> None:
+        self._epoch = position.epoch
         self._last = None
-        self._latest = welcome.position.offset
+        self._latest = position.offset
         self._cursor = self._latest - welcome.unread
-        self._feed.begin(welcome.position.position(), None)
+        self._feed.begin(position.position(), None)
+
+    def _beginning(self, frame: AnyFrame) -> Callable[[], None] | None:
+        if isinstance(frame, WelcomeFrame) and frame.position is not None:
+            return partial(self._begin, frame, frame.position)
+        return None
 
     def _on_frame(self, frame: AnyFrame) -> None:
         if isinstance(frame, UnreadFrame):

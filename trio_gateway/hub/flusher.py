@@ -57,6 +57,7 @@ class Flusher:
         self._turn_ends = 0.0
         self._dirty: list[Topic] = []
         self._errands: list[Callable[[], None]] = []
+        self._sealed: list[tuple[list[Batch], Callable[[], None]]] = []
         self._waker = Waker()
         self._taken: trio.Event | None = None
 
@@ -70,6 +71,11 @@ class Flusher:
     def later(self, errand: Callable[[], None]) -> None:
         """Do something before the next round's offers, yielding after it as after an offer."""
         self._errands.append(errand)
+        self._waker.wake()
+
+    def seal(self, batches: list[Batch], errand: Callable[[], None]) -> None:
+        """Write what a topic took before the rest of the next round, then do something."""
+        self._sealed.append((batches, errand))
         self._waker.wake()
 
     async def taken(self) -> None:
@@ -87,7 +93,7 @@ class Flusher:
     async def run(self) -> None:
         """Write until cancelled; a round that has begun is finished first."""
         while True:
-            if self._dirty or self._errands:
+            if self._dirty or self._errands or self._sealed:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._waker.wait()
@@ -96,6 +102,7 @@ class Flusher:
     async def _write_round(self) -> None:
         self._turn_ends = self._clock() + self._turn_seconds
         errands, self._errands = self._errands, []
+        sealed, self._sealed = self._sealed, []
         topics, self._dirty = self._dirty, []
         straight: list[Batch] = []
         gathered: list[Batch] = []
@@ -105,9 +112,13 @@ class Flusher:
             # A topic whose subscribers are in no other is written at half the price.
             (gathered if overlap or (topic.shared and len(topics) > 1) else straight).extend(taken)
             for batch in taken:
-                self.batch_sizes.observe(batch.frames)
-        self.batches += len(straight) + len(gathered)
+                self._count(batch)
         self.let_go()
+        for batches, then in sealed:
+            for batch in batches:
+                self._count(batch)
+                await self._write(batch)
+            then()
         for errand in errands:
             errand()
             await self._breathe()
@@ -115,6 +126,10 @@ class Flusher:
             await self._write(batch)
         if gathered:
             await self._gather(gathered)
+
+    def _count(self, batch: Batch) -> None:
+        self.batches += 1
+        self.batch_sizes.observe(batch.frames)
 
     async def _write(self, batch: Batch) -> None:
         """Offer a batch to subscribers who have no other in this round."""

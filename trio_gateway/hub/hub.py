@@ -8,7 +8,8 @@ kept, it is told.
 ::
 
     publish → broker → deliver → encode → pending of the topic → flusher → offer
-                          └─ tail of the topic, if somebody joins → greeting
+                          ├─ tail of the topic, if somebody joins → greeting
+                          └─ a gap: its topic's tail is read → greeting again
 """
 
 import logging
@@ -21,20 +22,48 @@ import attrs
 import trio
 
 from trio_gateway.errors import CloseCode, StoreUnavailable
-from trio_gateway.hub.broker import Broker, Cluster, Page, Pipelined, Publication, Receipt
+from trio_gateway.hub.broker import (
+    Broker,
+    Cluster,
+    Page,
+    Pipelined,
+    Publication,
+    Receipt,
+    Watched,
+)
 from trio_gateway.hub.flusher import Flusher
 from trio_gateway.hub.index import Index
 from trio_gateway.hub.joining import Entry
 from trio_gateway.hub.neighbours import Neighbours
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.presence import PresenceEncoder
+from trio_gateway.hub.rejoining import Rejoining
 from trio_gateway.hub.tails import Tails
-from trio_gateway.hub.topics import Kind, Link, Subscriber, Subscription, Topic
+from trio_gateway.hub.topics import (
+    Greet,
+    Kind,
+    Link,
+    Rejoin,
+    Subscriber,
+    Subscription,
+    Topic,
+    shared,
+)
 from trio_gateway.hub.values import Counters, HubLimits, HubStatistics, Joined
 from trio_gateway.metrics import Histogram
 from trio_gateway.transport.outbox import Verdict
 
-__all__ = ["Hub", "HubLimits", "HubStatistics", "Joined", "Subscriber", "disconnect_stale"]
+__all__ = [
+    "Greet",
+    "Hub",
+    "HubLimits",
+    "HubStatistics",
+    "Joined",
+    "Rejoin",
+    "Subscriber",
+    "disconnect_stale",
+    "shared",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +110,8 @@ class Hub:
         limits: the hub's bounds; None for the defaults of ``HubLimits``.
         on_gap: told of a subscriber whose subscription to the topic ended because the broker lost
             publications it should have got. By default it is disconnected with 1013 and recovers.
-            Doesn't wait.
+            Doesn't wait. Of a kind of topic that is told how to ``rejoin``, only those that could
+            not be brought back.
         clock: measures a fan-out's turn and publishing, in seconds.
     """
 
@@ -118,6 +148,17 @@ class Hub:
             clock=clock,
             refused=self._refused,
         )
+        self._rejoining = Rejoining(
+            self._index,
+            self._flusher,
+            self._tails,
+            self._limits,
+            self._counters,
+            come_in=self._come_back,
+            give_up=lambda subscription: self._part_with([subscription]),
+            available=lambda: not isinstance(broker, Watched) or broker.available,
+            clock=clock,
+        )
         self._running = False
         self._burst = 0
 
@@ -127,6 +168,7 @@ class Hub:
         encode: Callable[[Publication], bytes],
         *,
         presence: PresenceEncoder | None = None,
+        rejoin: Rejoin | None = None,
     ) -> None:
         """Say how the topics called ``kind:…`` become frames.
 
@@ -137,6 +179,9 @@ class Hub:
                 counted and not delivered.
             presence: gives the frame that tells of users who came and went; without it, those
                 topics have no presence frames, and each node knows its own members alone.
+            rejoin: how subscribers stay when the broker lost publications that they should have
+                got: they are told what they missed, or that their state is stale, and go on from
+                there. Without it, their subscriptions end and ``on_gap`` is told.
 
         Raises:
             ValueError: the kind is empty, has a colon, or has its encoder already.
@@ -145,10 +190,10 @@ class Hub:
             raise ValueError(f"a kind of topic is a word without a colon, not {kind!r}")
         if kind in self._kinds:
             raise ValueError(f"topics of kind {kind!r} have their encoder already")
-        self._kinds[kind] = Kind(encode, presence)
+        self._kinds[kind] = Kind(encode, presence, rejoin)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Deliver until cancelled: the flusher, the broker's stream, presence.
+        """Deliver until cancelled: the flusher, the broker's stream, presence, returns.
 
         While it isn't running, subscribing and publishing work, and what is published is stored;
         live subscribers get it once this runs (again). Only a gap shown by the broker's stream
@@ -168,6 +213,7 @@ class Hub:
                 nursery.start_soon(self._flusher.run)
                 nursery.start_soon(self._index.announcer.run)
                 nursery.start_soon(self._index.attachments.run)
+                nursery.start_soon(self._rejoining.run)
                 await nursery.start(partial(self.broker.run, self._deliver))
                 self._tails.sharing = True
                 task_status.started()
@@ -483,7 +529,7 @@ class Hub:
         if seen:
             return
         if last is not None and position != Position(last.epoch, last.offset + 1):
-            self._part_with(topic.missing(position))
+            self._bridge(topic, last)
         if topic.subscriptions:
             topic.append(self._encode(topic, publication), position)
             self._flusher.mark(topic)
@@ -496,10 +542,20 @@ class Hub:
             _log.exception("no frame for %r at %s", topic.name, publication.position)
             return b""
 
+    def _bridge(self, topic: Topic, last: Position) -> None:
+        """See to those who miss something between a position and that of the topic."""
+        assert topic.last is not None
+        rejoin = topic.kind.rejoin
+        if rejoin is not None:
+            self._rejoining.bridge(topic, rejoin, last, topic.last)
+            return
+        stale = topic.missing(topic.last)
+        self._counters.gaps += len(stale)
+        self._part_with(stale)
+
     def _part_with(self, stale: list[Subscription]) -> None:
         """End subscriptions whose stream has a gap; who resumes gets it from the history."""
         for subscription in stale:
-            self._counters.gaps += 1
             self._index.end(subscription)
             self._flusher.later(partial(self._tell_gap, subscription))
 
@@ -526,12 +582,19 @@ class Hub:
         joined = Joined(entry.position, missed.publications, missed.recovered, members, missed.made)
         if not subscription.active:
             return joined
-        frames = b"".join(greet(joined))
+        self._go_live(subscription, entry, b"".join(greet(joined)))
+        return joined
+
+    def _come_back(self, subscription: Subscription, entry: Entry, frames: bytes) -> None:
+        """Go live again."""
+        self._count_recovery(entry)
+        self._go_live(subscription, entry, frames)
+
+    def _go_live(self, subscription: Subscription, entry: Entry, frames: bytes) -> None:
         self._index.go_live(subscription, entry.position)
         verdict = subscription.lane.offer(frames) if frames else Verdict.ACCEPTED
         if verdict is not Verdict.ACCEPTED:
             self._refused(subscription.link, verdict)
-        return joined
 
     def _refused(self, link: Link, verdict: Verdict | None) -> None:
         if verdict is Verdict.SLOW:

@@ -71,14 +71,16 @@ class Index:
             link = self._links[subscriber] = Link(subscriber, lane_of(subscriber))
         subscription = Subscription(link, topic, user, presence, link.lane)
         link.add(subscription)
-        join = Join(subscription, since, limit)
+        join = Join(topic, since, limit, subscription)
         topic.joins[subscriber] = join
         return join
 
     def go_live(self, subscription: Subscription, position: Position) -> None:
         """Turn a join into a live subscription that has everything up to a position."""
         topic = subscription.topic
-        del topic.joins[subscription.link.subscriber]
+        if topic.joins.pop(subscription.link.subscriber).remove(subscription):
+            topic.go_live(subscription, position)
+            return
         if topic.roster.arrive(subscription.user):
             self.note(topic, subscription.user, was_in=False)
         if self.neighbours is not None and topic.kind.presence is not None:
@@ -93,9 +95,7 @@ class Index:
             return
         subscription.active = False
         topic, link = subscription.topic, subscription.link
-        if not topic.remove(subscription):
-            del topic.joins[link.subscriber]
-        else:
+        if topic.remove(subscription) or topic.joins.pop(link.subscriber).remove(subscription):
             if topic.roster.depart(subscription.user):
                 self.note(topic, subscription.user, was_in=True)
             if self.neighbours is not None and topic.kind.presence is not None:

@@ -5,11 +5,13 @@ them, in one step with going live. The rule: joins that come together share thei
 between history and live is never passed over in silence.
 """
 
+from abc import ABC, abstractmethod
+
 import attrs
 
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.tails import Missed, Tails
-from trio_gateway.hub.topics import Subscription
+from trio_gateway.hub.topics import Subscriber, Subscription, Topic
 
 # Reads begun for one join that its topic may outrun before it starts afresh.
 _MAX_READS = 3
@@ -29,34 +31,46 @@ class Entry:
 
 
 @attrs.define(eq=False)
-class Join:
-    """One subscription until its history is in hand.
+class Reading(ABC):
+    """What needs a topic's history before it is live.
 
     Attributes:
-        subscription: the one that joins.
         since: where it recovers from; None for the newest page.
         limit: of publications.
     """
 
-    subscription: Subscription
+    topic: Topic
     since: Position | None
     limit: int
 
-    async def read(self, tails: Tails) -> Entry:
+    @property
+    @abstractmethod
+    def wanted(self) -> bool:
+        """Whether anybody still needs it."""
+
+    @abstractmethod
+    def remove(self, subscription: Subscription) -> bool:
+        """Let one go that ends or goes live; return whether it counts as a member already."""
+
+    async def read(self, tails: Tails, *, fresh: bool = False) -> Entry:
         """Find out what was missed, from a read of another join or from its own.
 
         The caller goes live with the entry before the next checkpoint: until then it is exact. If
         the topic outruns every read, the entry says so and is of this moment.
+
+        Args:
+            tails: shares the reads.
+            fresh: whether a read that there is already is known to be of a time after ``since``.
 
         Raises:
             StoreUnavailable: the read did, whoever's it was.
 
         Cancelled: nothing has happened; who waits for a read of this join begins another.
         """
-        topic = self.subscription.topic
-        before, crowded, reads = topic.tail, False, 0
+        topic = self.topic
+        before, crowded, reads = None if fresh else topic.tail, False, 0
         position = topic.last
-        while self.subscription.active and reads < _MAX_READS:
+        while self.wanted and reads < _MAX_READS:
             tail = tails.of(topic)
             if tail is None:
                 since, limit = self._ask(alone=not crowded)
@@ -81,6 +95,42 @@ class Join:
 
     def _ask(self, *, alone: bool) -> tuple[Position | None, int]:
         """Return what to read from, and how much: enough for all who are joining now."""
-        joins = self.subscription.topic.joins.values()
-        alone = alone and all(join.since == self.since for join in joins)
-        return self.since if alone else None, max(join.limit for join in joins)
+        all_of_them = set(self.topic.joins.values())
+        alone = alone and all(each.since == self.since for each in all_of_them)
+        return self.since if alone else None, max(each.limit for each in all_of_them)
+
+
+@attrs.define(eq=False)
+class Join(Reading):
+    """One subscription until its history is in hand."""
+
+    subscription: Subscription
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it has not ended."""
+        return self.subscription.active
+
+    def remove(self, subscription: Subscription) -> bool:
+        """Say that it is no member before it is live."""
+        return False
+
+
+@attrs.define(eq=False)
+class Stale(Reading):
+    """Subscriptions that were live until the stream left out what comes after ``since``.
+
+    They stay members of the topic, and come in again one after the other from one read.
+    """
+
+    subscriptions: dict[Subscriber, Subscription]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether some have neither ended nor come in again."""
+        return bool(self.subscriptions)
+
+    def remove(self, subscription: Subscription) -> bool:
+        """Let one go; it has counted all the time."""
+        del self.subscriptions[subscription.link.subscriber]
+        return True

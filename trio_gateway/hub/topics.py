@@ -5,8 +5,9 @@ object with the subscriptions it is for. The rule: a subscription is in the batc
 frames that came while it was live, less those it was excluded from or has in its history.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -18,8 +19,9 @@ from trio_gateway.hub.presence import PresenceEncoder, Roster
 from trio_gateway.transport.outbox import Lane
 
 if TYPE_CHECKING:
-    from trio_gateway.hub.joining import Join
+    from trio_gateway.hub.joining import Reading
     from trio_gateway.hub.tails import Tail
+    from trio_gateway.hub.values import Joined
 
 
 class Subscriber(Lane, Protocol):
@@ -35,12 +37,47 @@ def lane_of(subscriber: Subscriber) -> Lane:
     return lane
 
 
+Greet: TypeAlias = "Callable[[Subscriber, Joined], Iterable[bytes]]"
+"""Makes the frames that one subscriber gets before it is live."""
+
+
+def shared(make: "Callable[[Joined], Iterable[bytes]]") -> Greet:
+    """Return what greets with frames that are nobody's own: made once for who come in together."""
+    last: tuple[object, bytes] = (None, b"")
+
+    def greet(_: Subscriber, joined: "Joined") -> Iterable[bytes]:
+        nonlocal last
+        where = joined.position, joined.members, joined.recovered
+        if where != last[0]:
+            last = where, b"".join(make(joined))
+        return (last[1],)
+
+    return greet
+
+
+@attrs.frozen
+class Rejoin:
+    """How subscribers of one kind of topic stay, when the broker's stream left something out.
+
+    Attributes:
+        greeting: called with a topic's name, once for all of its subscribers who miss something;
+            gives what makes the complete frames for one of them, which say what it missed, or
+            that its state is stale, and are offered before any other of the topic. Entered before
+            the history is read and left when all are live; StoreUnavailable has it entered again.
+        limit: publications given to one at most.
+    """
+
+    greeting: Callable[[str], AbstractAsyncContextManager[Greet]]
+    limit: int = attrs.field(default=100, validator=attrs.validators.ge(0))
+
+
 @attrs.frozen
 class Kind:
     """How the topics of one kind become frames."""
 
     encode: Callable[[Publication], bytes]
     presence: PresenceEncoder | None
+    rejoin: Rejoin | None = None
 
 
 @attrs.define(eq=False)
@@ -137,7 +174,7 @@ class Topic:
         last: the newest position the broker's stream has brought, or that a first subscriber
             joined at.
         subscriptions: the live ones.
-        joins: those reading their history.
+        joins: those reading their history; many share one where the stream had a gap.
         listeners: the live ones that asked for presence.
         shared: how many subscriptions, live or joining, are not their subscriber's only one.
         pending_bytes: waiting for the flusher.
@@ -151,7 +188,7 @@ class Topic:
     kind: Kind
     last: Position | None = None
     subscriptions: dict[Subscriber, Subscription] = attrs.Factory(dict)
-    joins: "dict[Subscriber, Join]" = attrs.Factory(dict)
+    joins: "dict[Subscriber, Reading]" = attrs.Factory(dict)
     roster: Roster = attrs.Factory(Roster)
     listeners: dict[Subscription, None] = attrs.Factory(dict)
     shared: int = 0
@@ -211,6 +248,38 @@ class Topic:
             or joined.epoch != position.epoch
             or joined.offset + 1 < position.offset
         ]
+
+    def part(
+        self, last: Position, position: Position
+    ) -> "tuple[list[Batch], dict[Position, dict[Subscriber, Subscription]]]":
+        """Take out whoever misses something before ``position``, to which the stream has jumped.
+
+        Args:
+            last: where it stood.
+            position: where it stands.
+
+        Returns:
+            What is pending as batches, theirs among them, and them, by the positions up to which
+            they have everything then.
+        """
+        spared: dict[Subscription, Position] = {}
+        ahead: dict[Subscription, Position] = {}
+        for subscription, joined in self._ahead.items():
+            near = joined.epoch == position.epoch and joined.offset + 1 >= position.offset
+            (spared if near else ahead)[subscription] = joined
+        batches = self.take()
+        stale = {last: self.subscriptions}
+        self.subscriptions = {each.link.subscriber: each for each in spared}
+        for subscriber in self.subscriptions:
+            del stale[last][subscriber]
+        for each, joined in ahead.items():
+            # One that is where all are now stays among them.
+            moved = {each.link.subscriber: stale[last].pop(each.link.subscriber)}
+            stale.setdefault(joined, {}).update(moved)
+        self._ahead = spared
+        self._audience = None
+        self.listeners = {each: None for each in self.listeners if each in spared}
+        return batches, {since: found for since, found in stale.items() if found}
 
     def append(self, frame: bytes, position: Position) -> None:
         """Add a publication's frame, the next of the stream, for those who don't have it yet."""

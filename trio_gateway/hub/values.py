@@ -83,7 +83,7 @@ class HubStatistics:
     Attributes:
         topics: known now, those about to be released included.
         subscriptions: live now.
-        joining: subscriptions that are reading their history now.
+        joining: subscriptions that are reading their history now, for the first time or again.
         publications: taken from the broker's stream for somebody.
         deliveries: frames accepted in fan-outs, each counted once for each subscriber.
         batches: fan-outs of one topic's frames of one tick, each counted once.
@@ -91,7 +91,9 @@ class HubStatistics:
         closed: offers answered ``CLOSED``, or that raised; the subscriber was removed.
         reads: of a topic's history for joins, each counted once however many shared it.
         held: publications that came during such a read.
-        gaps: subscriptions ended because the broker's stream had a gap.
+        gaps: subscriptions that missed something because the broker's stream had a gap: those
+            that ended, and those that came in again.
+        rejoined: of those, how many came in again.
         dropped: ephemeral frames dropped for a topic with too much pending.
         failed: publications and presence changes whose encoder raised.
         crowded_out: new topics that there was no room for.
@@ -117,6 +119,7 @@ class HubStatistics:
     dropped: int
     failed: int
     crowded_out: int
+    rejoined: int = 0
     recovered: int = 0
     unrecovered: int = 0
     replayed: int = 0
@@ -138,6 +141,7 @@ class Counters:
     dropped: int = 0
     failed: int = 0
     crowded_out: int = 0
+    rejoined: int = 0
     recovered: int = 0
     unrecovered: int = 0
     replayed: int = 0

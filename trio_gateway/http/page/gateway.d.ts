@@ -157,7 +157,7 @@ declare class Connection<Events extends ConnectionEvents> extends TypedTarget<Ev
 }
 
 export interface RoomEvents {
-  /** It is live: `missed` messages follow at once. */
+  /** It is live, perhaps again: `missed` messages follow at once. */
   joined: {
     resumed: boolean;
     recovered: boolean;
@@ -231,6 +231,8 @@ export interface NotificationEvents extends ConnectionEvents {
   unread: { count: number; offset: number };
   /** Some are missing before this position: list them again. */
   stale: { position: Position };
+  /** The server had lost the thread and has it again, on the same connection; behind `stale`. */
+  resumed: { position: Position; recovered: boolean };
 }
 
 export class Notifications

@@ -319,7 +319,9 @@ class Connection extends EventTarget {
       frame = null;
     }
     if (frame === null || typeof frame !== "object") return; // nothing that a gateway says
-    if (frame.type === "welcome") {
+    if (frame.type === "welcome" && this.state.name === "open") {
+      this._resumed(frame); // the server has missed something itself
+    } else if (frame.type === "welcome") {
       clearTimeout(this.#retryTimer);
       this.#openedAt = this.#heardAt;
       this.user = frame.user;
@@ -723,7 +725,10 @@ export class Chat extends Connection {
     const room = this.rooms.get(frame.room);
     switch (frame.type) {
       case "joined":
-        if (room && frame.id === room._joinId) this.#joined(room, frame);
+        // One that nobody asked for: the server has missed something itself, and goes on from here.
+        if (room && (frame.id === room._joinId || (frame.id === undefined && room.joined))) {
+          this.#joined(room, frame);
+        }
         return true;
       case "message":
         // A hole in the offsets: ask again from the last message in hand.
@@ -747,6 +752,8 @@ export class Chat extends Connection {
     }
     return false;
   }
+
+  _resumed() {} // rooms are told each by itself
 
   #joined(room, frame) {
     if (room === this.#opening) this.#opening = null;
@@ -797,7 +804,7 @@ export class Topic extends Feed {
   }
 }
 
-/** A user's notifications. Events: notification, unread, stale, state, welcome, error. */
+/** A user's notifications. Events: notification, unread, stale, resumed, state, welcome, error. */
 export class Notifications extends Connection {
   /** The shared topics, by name. */
   topics = new Map();
@@ -895,13 +902,22 @@ export class Notifications extends Connection {
     return url;
   }
 
-  _welcomed({ position, recovered, unread }) {
+  _welcomed(frame) {
+    this.#begin(frame);
+    for (const topic of this.topics.values()) this.#subscribe(topic);
+  }
+
+  _resumed(frame) {
+    this.#begin(frame);
+    emit(this, "resumed", { position: frame.position, recovered: frame.recovered });
+  }
+
+  #begin({ position, recovered, unread }) {
     const whole = this.#own._begin(position, recovered);
     this.#latest = position.offset;
     this.readUpTo = position.offset - unread;
     if (!whole) emit(this, "stale", { position });
     this.#count();
-    for (const topic of this.topics.values()) this.#subscribe(topic);
   }
 
   _frame(frame) {
@@ -919,7 +935,10 @@ export class Notifications extends Connection {
         return true;
       case "subscribed": {
         const topic = this.topics.get(frame.topic);
-        if (!topic || topic._joinId !== frame.id) return true;
+        // As in the chat, one that nobody asked for is the server's.
+        if (!topic || (frame.id !== topic._joinId && !(frame.id === undefined && topic.joined))) {
+          return true;
+        }
         if (!topic._begin(frame.position, frame.recovered ?? true)) {
           emit(topic, "stale", { position: frame.position });
         }

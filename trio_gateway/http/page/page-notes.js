@@ -21,6 +21,7 @@ export class Notes {
     this.onchange = changed;
     this.caughtUp = caughtUp;
     notifications.addEventListener("welcome", ({ detail }) => this.#welcomed(detail));
+    notifications.addEventListener("resumed", ({ detail }) => this.#welcomed(detail));
     notifications.addEventListener("notification", ({ detail }) => this.#came(detail));
     notifications.addEventListener("unread", () => this.#mark());
     notifications.addEventListener("stale", () => this.#clear());
