@@ -16,7 +16,7 @@ _PATIENCE = 30.0
 
 
 class Cut(Exception):
-    """The connection ended."""
+    """The connection ended, or was not made; says how: a close code, an HTTP status, a word."""
 
 
 @attrs.define(eq=False)
@@ -25,6 +25,7 @@ class Socket:
 
     stream: trio.SocketStream
     buffer: bytes = b""
+    sending: trio.Lock = attrs.Factory(trio.Lock)
 
     @classmethod
     async def open(cls, port: int, target: str) -> "Socket":
@@ -36,16 +37,22 @@ class Socket:
             f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         try:
-            await stream.send_all(head.encode())
-            while b"\r\n\r\n" not in socket.buffer:
-                await socket.read()
+            await socket.ask(head)
             answer, _, socket.buffer = socket.buffer.partition(b"\r\n\r\n")
             if not answer.startswith(b"HTTP/1.1 101 "):
-                raise Cut(answer[:80])
+                raise Cut(answer.split(b" ")[1].decode())
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
         return socket
+
+    async def ask(self, head: str) -> None:
+        try:
+            await self.stream.send_all(head.encode())
+            while b"\r\n\r\n" not in self.buffer:
+                await self.read()
+        except (Cut, trio.BrokenResourceError):
+            raise Cut("unanswered") from None
 
     async def read(self) -> None:
         data = await self.stream.receive_some()
@@ -57,7 +64,7 @@ class Socket:
         payload = text.encode()
         size = len(payload)
         length = bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack("!H", size)
-        await self.stream.send_all(b"\x81" + length + bytes(4) + payload)
+        await self._write(b"\x81" + length + bytes(4) + payload)
 
     async def messages(self) -> AsyncGenerator[dict[str, Any], None]:
         while True:
@@ -66,12 +73,18 @@ class Socket:
                 if opcode == 1:
                     yield json.loads(payload)
                 elif opcode == 9:
-                    await self.stream.send_all(
-                        b"\x8a" + bytes([0x80 | len(payload)]) + bytes(4) + payload
-                    )
+                    await self._answer(b"\x8a", payload)
                 elif opcode == 8:
-                    raise Cut(payload)
+                    await self._answer(b"\x88", payload[:2])
+                    raise Cut(str(int.from_bytes(payload[:2], "big")))
             await self.read()
+
+    async def _answer(self, head: bytes, payload: bytes) -> None:
+        await self._write(head + bytes([0x80 | len(payload)]) + bytes(4) + payload)
+
+    async def _write(self, data: bytes) -> None:
+        async with self.sending:
+            await self.stream.send_all(data)
 
     def _frame(self) -> tuple[int, bytes] | None:
         data = self.buffer
@@ -93,6 +106,7 @@ class Member:
     """One user in one room, at whichever node answers.
 
     Attributes:
+        ended: told of each connection that ended, or was not made: its port, and how.
         problems: what must never happen.
         seen: the texts by offset.
         acknowledged: the keys it sent whose storing it was told of, with their offsets.
@@ -113,15 +127,23 @@ class Member:
     _answer: trio.Event = attrs.Factory(trio.Event)
     _ready: trio.Event = attrs.Factory(trio.Event)
     took: Callable[[dict[str, Any]], None] | None = None
+    ended: Callable[[int, str], None] = lambda _port, _how: None
 
     async def run(self) -> None:
         """Be there until cancelled, coming back whenever the connection ends."""
         while True:
+            port = self.chance.choice(self.ports())
             try:
-                await self._stay()
-            except (Cut, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-            self._socket, self._ready = None, trio.Event()
+                await self._stay(port)
+            except Cut as cut:
+                self.ended(port, str(cut))
+            except OSError:
+                self.ended(port, "refused")
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.ended(port, "reset")
+            self._socket = None
+            if self._ready.is_set():  # else who waits for it waits on
+                self._ready = trio.Event()
             self._answer.set()
             await trio.sleep(self.chance.uniform(0.02, 0.3))
 
@@ -141,8 +163,7 @@ class Member:
             if text not in self.acknowledged:
                 await trio.sleep(self.chance.uniform(0.05, 0.2))
 
-    async def _stay(self) -> None:
-        port = self.chance.choice(self.ports())
+    async def _stay(self, port: int) -> None:
         target = f"/?room={self.room}&user={self.name}"
         if self.first is not None:
             target += f"&since={self.epoch}:{self.last}"

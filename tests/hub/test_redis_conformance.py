@@ -8,16 +8,16 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import initialize, run_state_machine_as_test
 
-from tests.cluster.server import Server, redis_server
+from tests.cluster.server import EACH, Server, redis_server
 from trio_gateway.hub.broker import Broker, Retention
 from trio_gateway.testing.broker import BrokerMachine
 
 redis = pytest.importorskip("trio_gateway.hub.redis", reason="the extra redis is not installed")
 
 
-@pytest.fixture(scope="module")
-def server() -> Generator[Server, None, None]:
-    with redis_server() as running:
+@pytest.fixture(scope="module", params=EACH)
+def server(request: pytest.FixtureRequest) -> Generator[Server, None, None]:
+    with redis_server(program=request.param) as running:
         yield running
 
 

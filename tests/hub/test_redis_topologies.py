@@ -1,16 +1,17 @@
-"""Redis behind sentinels, in a cluster, over TLS and through a Unix socket."""
+"""Redis behind sentinels, in a cluster and through a Unix socket; primaries that fail."""
 
-import ssl
+import binascii
+import itertools
+import re
+import signal
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-import trustme
 
 from tests.cluster.server import DURABLE, Server, free_port, redis_server
 from trio_gateway.errors import StoreUnavailable
@@ -85,17 +86,29 @@ def sentinels(folder: Path, primary: Server) -> Generator[Server, None, None]:
         server.kill()
 
 
-async def test_a_cluster_shares_the_topics_among_its_servers() -> None:
-    """Each topic's scripts run where its slot is, and wake-ups come through any server."""
+@contextmanager
+def cluster(*options: str) -> Generator[list[Server], None, None]:
+    """Run three servers that share the slots."""
     with ExitStack() as stack:
-        servers = [stack.enter_context(redis_server("--cluster-enabled", "yes")) for _ in range(3)]
+        servers = [
+            stack.enter_context(redis_server("--cluster-enabled", "yes", *options))
+            for _ in range(3)
+        ]
         for number, server in enumerate(servers):
             slots = range(number * _SLOTS // 3, (number + 1) * _SLOTS // 3)
             assert server.ask("CLUSTER", "ADDSLOTS", *map(str, slots)).startswith("+OK")
+            # Else a failover's vote may be refused for want of an order among them.
+            server.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
             server.ask("CLUSTER", "MEET", "127.0.0.1", str(servers[0].port))
         for server in servers:
             wait_for(server, ["CLUSTER", "INFO"], "cluster_state:ok")
             wait_for(server, ["CLUSTER", "INFO"], "cluster_known_nodes:3")
+        yield servers
+
+
+async def test_a_cluster_shares_the_topics_among_its_servers() -> None:
+    """Each topic's scripts run where its slot is, and wake-ups come through any server."""
+    with cluster() as servers:
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers[:2])
         url = f"redis+cluster://{hosts}"
         topics = [f"chat:{number}" for number in range(20)]
@@ -131,39 +144,91 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             assert "db3" in server.ask("INFO", "keyspace")
 
 
-async def test_tls(tmp_path: Path) -> None:
-    """The certificate is checked against the authorities that the URL names."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
-    with redis_server() as server:
+async def test_a_failover_in_a_cluster_loses_and_doubles_nothing() -> None:
+    """Publishers are told within the deadline, and go on with what the replica had."""
+    quick = ("--cluster-node-timeout", "1000")
+    with cluster(*quick) as servers, replica_of(servers, *quick) as replica:
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers[1:])
+        url = f"redis+cluster://{hosts}?deadline=1"
+        found: list[Publication] = []
+        topic = first_topic()
+        async with redis.open_redis(url) as broker, trio.open_nursery() as nursery:
+            await nursery.start(broker.run, found.append)
+            await broker.subscribe(topic)
+            before = [await broker.publish(topic, text) for text in (b"a", b"b")][-1]
+            await replicated(servers[0], replica)  # Redis acknowledges before that
+            servers[0].kill()
+            with trio.fail_after(10), pytest.raises(StoreUnavailable):
+                await broker.publish(topic, b"c", key="c")
+            after = await insist(broker, topic, "c")
+            assert (before.epoch, 3) == (after.epoch, after.offset)
+            await until(lambda: len(found) == 3)
+            nursery.cancel_scope.cancel()
+        assert "role:master" in replica.ask("INFO", "replication")
+    assert [b"a", b"b", b"c"] == [publication.payload for publication in found]
 
-        async def relay(secure: trio.SSLStream[trio.SocketStream]) -> None:
-            plain = await trio.open_tcp_stream("127.0.0.1", server.port)
-            async with secure, plain, trio.open_nursery() as nursery:
-                nursery.start_soon(pour, secure, plain, nursery.cancel_scope)
-                nursery.start_soon(pour, plain, secure, nursery.cancel_scope)
 
-        async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(
-                partial(trio.serve_ssl_over_tcp, relay, 0, context, host="127.0.0.1")
-            )
-            port = listeners[0].transport_listener.socket.getsockname()[1]
-            trusting = f"rediss://localhost:{port}?ssl_ca_certs={tmp_path / 'ca.pem'}"
-            async with redis.open_redis(trusting) as broker:
-                assert 1 == (await broker.publish("chat:a", b"x")).offset
-            async with redis.open_redis(f"rediss://localhost:{port}?deadline=1") as broker:
-                assert "certificate verify failed" in str(broker.problem)
+@pytest.mark.long
+async def test_a_failover_that_loses_the_last_of_it_begins_anew() -> None:
+    """What the replica never got a node has seen: its offsets are not given twice."""
+    quick = ("--cluster-node-timeout", "1000")
+    with cluster(*quick) as servers, replica_of(servers, *quick) as replica:
+        url = f"redis+cluster://127.0.0.1:{servers[1].port}?deadline=1"
+        found: list[Publication] = []
+        topic = first_topic()
+        async with redis.open_redis(url) as broker, trio.open_nursery() as nursery:
+            await nursery.start(broker.run, found.append)
+            await broker.subscribe(topic)
+            await broker.publish(topic, b"a")
+            await replicated(servers[0], replica)
+            replica.send_signal(signal.SIGSTOP)
+            servers[0].ask("CLIENT", "KILL", "TYPE", "replica")  # nothing waits in its socket
+            before = await broker.publish(topic, b"lost")
+            await until(lambda: len(found) == 2)
+            servers[0].kill()
+            replica.send_signal(signal.SIGCONT)
+            after = await insist(broker, topic, "c")
+            assert before.epoch != after.epoch
+            await until(lambda: found[-1].payload == b"c")
+            page = await broker.history(topic, since=before)
+            assert (False, [b"a", b"c"]) == (page.recovered, [p.payload for p in page.publications])
             nursery.cancel_scope.cancel()
 
 
-async def pour(
-    source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, over: trio.CancelScope
-) -> None:
-    try:
-        while data := await source.receive_some():
-            await sink.send_all(data)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # the client distrusts us
-    over.cancel()
+@contextmanager
+def replica_of(servers: list[Server], *options: str) -> Generator[Server, None, None]:
+    """Run a replica of the first server of a cluster."""
+    with redis_server("--cluster-enabled", "yes", *options) as replica:
+        replica.ask("CLUSTER", "MEET", "127.0.0.1", str(servers[0].port))
+        for server in (*servers, replica):
+            wait_for(server, ["CLUSTER", "INFO"], "cluster_known_nodes:4")
+        name = servers[0].ask("CLUSTER", "MYID").splitlines()[1]
+        wait_for(replica, ["CLUSTER", "REPLICATE", name], "+OK")
+        wait_for(replica, ["INFO", "replication"], "master_link_status:up")
+        for server in servers:
+            wait_for(server, ["CLUSTER", "NODES"], f"slave {name}")
+        yield replica
+
+
+async def replicated(primary: Server, replica: Server) -> None:
+    """Wait until the replica has what the primary has now."""
+
+    def offset(server: Server, name: str) -> int:
+        found = re.search(f"{name}:([0-9]+)", server.ask("INFO", "replication"))
+        assert found is not None
+        return int(found[1])
+
+    wanted = offset(primary, "master_repl_offset")
+    await until(lambda: offset(replica, "slave_repl_offset") >= wanted)
+
+
+def first_topic() -> str:
+    """Return a topic that is the first server's."""
+    names = redis.settings.Names(redis.RedisSettings().prefix)
+    topics = (f"chat:{number}" for number in itertools.count())
+    return next(topic for topic in topics if slot_of(*names.keys(topic, "log")) < _SLOTS // 3)
+
+
+def slot_of(key: str) -> int:
+    tag = key[key.index("{") + 1 : key.index("}")]
+    return binascii.crc_hqx(tag.encode(), 0) % _SLOTS

@@ -20,6 +20,9 @@ from coredis.connection import (
     UnixDomainSocketConnection,
     UnixDomainSocketLocation,
 )
+from coredis.exceptions import PrimaryNotFoundError
+
+from trio_gateway.hub.redis.failures import FAILURES
 
 _SCHEMES = {
     "redis": (False, "single"),
@@ -76,7 +79,7 @@ class Address:
             budget: what the connection waits for before it works off what came unasked.
 
         Raises:
-            coredis.exceptions.RedisError: no sentinel knows the primary.
+            coredis.exceptions.RedisError: no sentinel knows the primary; perhaps in a group.
 
         Cancelled: nothing has happened.
         """
@@ -85,13 +88,33 @@ class Address:
             location = UnixDomainSocketLocation(self.path)
             return UnixDomainSocketConnection(location, **self.parameters, **own)
         if self.kind == "sentinel":
-            sentinels = [TCPLocation(*host) for host in self.hosts]
-            async with Sentinel(
-                sentinels, sentinel_kwargs=dict(self.sentinel_parameters)
-            ) as sentinel:
-                host, port = await sentinel.discover_primary(self.service)
+            host, port = await self._primary()
             return self.connection_to(host, port, **own)
         return self.connection_to(*self.hosts[attempt % len(self.hosts)], **own)
+
+    async def _primary(self) -> tuple[str, int]:
+        sentinels = [TCPLocation(*host) for host in self.hosts]
+        parameters = dict(self.sentinel_parameters)
+        async with Sentinel(sentinels, sentinel_kwargs=parameters) as sentinel:
+            try:
+                return await sentinel.discover_primary(self.service)
+            except PrimaryNotFoundError:
+                await self._see_why(sentinels)
+                raise
+
+    async def _see_why(self, sentinels: list[TCPLocation]) -> None:
+        """Raise why none of the sentinels is reached, which their client does not tell."""
+        problems: list[BaseExceptionGroup[Exception]] = []
+        for location in sentinels:
+            connection = TCPConnection(location, **self.sentinel_parameters)
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(connection.run)
+                    nursery.cancel_scope.cancel()
+            except* FAILURES as group:
+                problems.append(group)
+        if len(problems) == len(sentinels):
+            raise problems[-1]
 
     def connection_to(self, host: str, port: int, **own: Any) -> TCPConnection:
         """Return an unopened connection to a server."""

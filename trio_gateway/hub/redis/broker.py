@@ -19,11 +19,12 @@ from trio_gateway.errors import ConfigurationError, StoreUnavailable
 from trio_gateway.hub.broker import Neighbour, Page, Publication, Retention
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.redis.address import Address, parse_address
+from trio_gateway.hub.redis.failures import FAILURES, explain, is_lasting
 from trio_gateway.hub.redis.feeds import Feeds, Stretch
 from trio_gateway.hub.redis.peers import Peers
 from trio_gateway.hub.redis.scripts import ADVANCE, LOOK, PUBLISH, READ
 from trio_gateway.hub.redis.settings import Names, RedisSettings
-from trio_gateway.hub.redis.wire import FAILURES, LASTING, Call, Wires, explain
+from trio_gateway.hub.redis.wire import Call, Wires
 
 _STRETCH = 64  # publications read on at once
 _MICROSECONDS = 1_000_000
@@ -99,6 +100,11 @@ class RedisBroker:
             deadline=settings.deadline,
             max_waiting=settings.max_waiting,
             noted=self._noted,
+            # Whether an ACL user may use our keys and channels.
+            probes=[
+                (b"EVAL", b"return 1", 1, self._names.nodes),
+                (b"PUBLISH", self._names.probe, b""),
+            ],
         )
 
         async def connect(attempt: int) -> Any:
@@ -290,8 +296,8 @@ class RedisBroker:
             nursery.start_soon(self._wires.run)
             await self._wires.main.tried.wait()
             failure = self._wires.main.failure
-            if isinstance(failure, LASTING):
-                raise ConfigurationError(f"{self.address} refuses us: {explain(failure)}")
+            if failure is not None and is_lasting(failure):
+                raise ConfigurationError(f"{self.address} is of no use: {explain(failure)}")
             if failure is None:
                 await self._warn_of_eviction()
             nursery.start_soon(self._peers.run)
@@ -418,7 +424,7 @@ async def open_redis(
         clock: the time of publications, in seconds since 1970, for tests; None for the server's.
 
     Raises:
-        ConfigurationError: the URL cannot be right, or the server refuses who we say we are.
+        ConfigurationError: the URL cannot be right, or one of the two refuses who the other is.
 
     Cancelled: calls under way end as ``Broker`` says.
     """

@@ -67,6 +67,11 @@ class Names:
         """The channel that every node hears."""
         return f"{self.prefix}@{self.db}:control"
 
+    @property
+    def probe(self) -> str:
+        """A channel that nobody hears."""
+        return f"{self.prefix}@{self.db}:probe"
+
     def keys(self, topic: str, *names: str) -> list[str]:
         """Return keys of a topic; ``era`` is that of its partition."""
         tag = f"{self.prefix}:{{{zlib.crc32(topic.encode()) % _PARTITIONS:02x}}}"

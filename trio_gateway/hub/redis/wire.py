@@ -18,20 +18,19 @@ import trio
 from coredis.connection import BaseConnection
 from coredis.exceptions import (
     AskError,
-    AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
     MovedError,
     NoScriptError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
     TryAgainError,
 )
 
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.hub.redis.address import Address
+from trio_gateway.hub.redis.failures import FAILURES, explain
 from trio_gateway.hub.redis.scripts import ALL, Script
 
 Argument: TypeAlias = str | bytes | int | float
@@ -42,23 +41,10 @@ _LAST_RETRY = 1.0
 _PING_SECONDS = 1.0
 _PAUSE = 0.02  # between two looks for room, or at a server that asks for patience
 _MAX_REDIRECTIONS = 8
-#: What an operator must mend.
-LASTING = (AuthenticationError, AuthorizationError)
-#: What a connection may end with, or fail to begin with.
-FAILURES = (RedisError, OSError, trio.TooSlowError, TimeoutError)
 # The server did not run it, and may soon.
 _PATIENCE = (BusyLoadingError, ClusterDownError, TryAgainError)
 
 _log = logging.getLogger(__name__)
-
-
-def explain(error: BaseException) -> str:
-    """Say why there is no connection, in one line: the cause that the library wraps."""
-    while isinstance(cause := error.__cause__, FAILURES):
-        error = cause
-    if isinstance(error, trio.TooSlowError | TimeoutError):
-        return "it does not answer in time"
-    return str(error) or type(error).__name__
 
 
 async def keep_connected(
@@ -138,6 +124,7 @@ class Wire:
         deadline: seconds for a call.
         max_waiting: replies owed at once.
         noted: told when there is a connection (None), or why not.
+        probes: commands without effect; a server that forbids one is of no use.
     """
 
     def __init__(
@@ -147,11 +134,13 @@ class Wire:
         deadline: float,
         max_waiting: int,
         noted: Callable[[Exception | None], None],
+        probes: Sequence[Sequence[Argument]],
     ) -> None:
         self._connect = connect
         self._deadline = deadline
         self._max_waiting = max_waiting
         self._noted = noted
+        self._probes = probes
         self._connection: BaseConnection | None = None
         self._up = trio.Event()
         self._down_since = math.inf
@@ -243,6 +232,13 @@ class Wire:
                 connection.create_request(b"SCRIPT LOAD", script.source) for script in ALL
             ]:
                 await request
+            for name, *arguments in self._probes:
+                try:
+                    await connection.create_request(_bytes(name), *arguments)
+                except AuthorizationError:
+                    raise
+                except ResponseError:
+                    pass  # MOVED and the like: it is allowed
         self._connection = connection
         self._down_since = math.inf
         self._failure = None
@@ -283,6 +279,7 @@ class Wires:
         deadline: see ``Wire``.
         max_waiting: see ``Wire``.
         noted: told when there is a connection (None), or why not.
+        probes: see ``Wire``.
     """
 
     def __init__(
@@ -292,10 +289,12 @@ class Wires:
         deadline: float,
         max_waiting: int,
         noted: Callable[[Exception | None], None],
+        probes: Sequence[Sequence[Argument]] = (),
     ) -> None:
         self._address = address
         self._deadline = deadline
         self._max_waiting = max_waiting
+        self._probes = probes
         self.main = self._wire(address.connection, noted)
         self._others: dict[tuple[str, int], Wire] = {}
         self._slots: dict[int, tuple[str, int]] = {}
@@ -376,7 +375,13 @@ class Wires:
         raise StoreUnavailable("Redis sends us from server to server")
 
     def _wire(self, connect: Connect, noted: Callable[[Exception | None], None]) -> Wire:
-        return Wire(connect, deadline=self._deadline, max_waiting=self._max_waiting, noted=noted)
+        return Wire(
+            connect,
+            deadline=self._deadline,
+            max_waiting=self._max_waiting,
+            noted=noted,
+            probes=self._probes,
+        )
 
     def _wire_for(self, key: str) -> Wire:
         if not self._slots:
