@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
@@ -17,11 +19,11 @@ from trio_websocket import (
 )
 
 from tests.cli.process import Running, gateway
-from trio_gateway.cli.options import serve_options
+from trio_gateway.cli.options import serve_options, share_out
 from trio_gateway.client.target import Target
 from trio_gateway.errors import ConfigurationError
 from trio_gateway.hub.values import HubLimits
-from trio_gateway.settings import Proxies, Rates
+from trio_gateway.settings import Limits, Proxies, Rates
 
 # What it is told.
 
@@ -46,6 +48,23 @@ def test_0_is_no_limit() -> None:
     values = attrs.asdict(rates)
     del values["burst_seconds"]
     assert {None} == set(values.values())
+
+
+@given(connections=st.integers(1, 10_000), workers=st.integers(1, 64))
+def test_workers_share_the_connections(connections: int, workers: int) -> None:
+    """Their shares add up to the whole and differ by one at most; nothing else is shared."""
+    assume(workers <= connections)
+    whole = Limits(max_connections=connections, max_connections_per_ip=7)
+    shares = [share_out(whole, number, workers) for number in range(1, workers + 1)]
+    counts = [share.max_connections for share in shares]
+    assert (connections, True) == (sum(counts), max(counts) - min(counts) <= 1)
+    assert {whole} == {attrs.evolve(share, max_connections=connections) for share in shares}
+
+
+def test_fewer_connections_than_workers() -> None:
+    """They cannot be shared."""
+    with pytest.raises(ConfigurationError, match=r"--max-connections: is shared out to the"):
+        serve_options({"workers": "4", "max_connections": "3", "store": "redis://x"}, {})
 
 
 def test_proxies() -> None:

@@ -55,6 +55,8 @@ class World:
     Attributes:
         fate: of the next worker, by its number and how many there were before.
         started: the times at which workers were started.
+        channels: the workers' ends, in the order of starting.
+        answers: to questions; a worker answers with its place in that order.
     """
 
     nursery: trio.Nursery
@@ -62,6 +64,8 @@ class World:
     started: list[float] = attrs.Factory(list)
     killed: int = 0
     alive: int = 0
+    channels: list[Channel] = attrs.Factory(list)
+    answers: list[int] = attrs.Factory(list)
     supervisor: Supervisor = attrs.field(init=False)
 
     def make(self, workers: int = 2) -> Supervisor:
@@ -86,9 +90,11 @@ class World:
             await ended.wait()
             return -9 if worker.scope.cancelled_caught else fate.status
 
-        worker = Task(number=number, pid=number, channel=Channel(here), reap=reap)
+        pid = len(self.channels)
+        worker = Task(number=number, pid=pid, channel=Channel(here), reap=reap)
         worker.scope = trio.CancelScope()
-        self.nursery.start_soon(self._live, worker, Channel(there), fate, ended)
+        self.channels.append(Channel(there))
+        self.nursery.start_soon(self._live, worker, self.channels[-1], fate, ended)
         return worker
 
     async def _live(self, worker: Task, channel: Channel, fate: Fate, ended: trio.Event) -> None:
@@ -103,6 +109,10 @@ class World:
                         await trio.sleep_forever()
                     if message["kind"] == "ping":
                         await channel.send("pong")
+                    if message["kind"] == "tell":
+                        await channel.send("told", id=message["id"], text=str(worker.pid))
+                    if message["kind"] == "answer":
+                        self.answers.append(int(message["text"]))
                     if message["kind"] == "go":
                         await channel.send("ready", store="redis")
                     if message["kind"] == "leave" and fate.drains:
@@ -201,6 +211,30 @@ async def test_one_that_hangs(nursery: trio.Nursery, autojump_clock: MockClock) 
     await trio.sleep(1_000)
     assert (3, 1, 2) == (len(world.started), world.killed, world.alive)
     nursery.cancel_scope.cancel()
+
+
+async def test_a_roll_while_asked(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Old and new live side by side, and both are asked, whoever asks; then the new ones alone."""
+    world = World(nursery, lambda _number, count: Fate(drains=count >= 2))
+    supervisor = world.make()
+    nursery.start_soon(supervisor.run)
+    await trio.sleep(1)
+
+    async def ask(worker: int) -> list[int]:
+        world.answers.clear()
+        await world.channels[worker].send("ask", id=1, what="who", about="")
+        await trio.sleep(0.1)
+        return sorted(world.answers)
+
+    assert [0, 1] == await ask(0)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await trio.sleep(1)
+    assert [0, 1, 2, 3] == await ask(1) == await ask(3)
+    await trio.sleep(30)
+    assert [2, 3] == await ask(2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await trio.sleep(5)
+    assert 0 == world.alive
 
 
 async def test_a_roll_replaces_all(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -12,10 +12,8 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from trio_gateway.apps.assembly import Application, ApplicationSettings
 from trio_gateway.errors import StoreUnavailable
 from trio_gateway.handshake.refusal import Refusal
-from trio_gateway.http.admin import to_json
 from trio_gateway.http.messages import HttpRequest, HttpResponse
 from trio_gateway.hub.memory import MemoryBroker
-from trio_gateway.metrics import Histogram
 from trio_gateway.testing import OpenGateway, open_gateway
 
 TOKEN = "s3cret"
@@ -143,7 +141,7 @@ async def test_connections_come_page_by_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": "0"}, {"limit": "1001"}, {"limit": "x"}, {"cursor": "-1"}, {"cursor": "x"}]
+    "query", [{"limit": "0"}, {"limit": "1001"}, {"limit": "x"}, {"cursor": "7"}, {"cursor": "x"}]
 )
 async def test_a_page_that_cannot_be_is_400(query: dict[str, str]) -> None:
     """Naming the field."""
@@ -280,11 +278,3 @@ async def test_before_there_is_a_gateway_nobody_is_connected() -> None:
         site = Site(application, None, stack)  # type: ignore[arg-type]  # there is none
         assert [] == await site.listed()
         assert (404, "no_such_connection") == await site.ask("DELETE", "/api/connections/x")
-
-
-def test_a_distribution_without_a_quantile_says_null() -> None:
-    """JSON knows neither infinity nor what is no number."""
-    histogram = Histogram((1.0,))
-    assert {"0.5": None, "0.9": None, "0.99": None} == to_json(histogram.snapshot())["quantiles"]
-    histogram.observe(2)
-    assert {"0.5": None, "0.9": None, "0.99": None} == to_json(histogram.snapshot())["quantiles"]

@@ -27,6 +27,7 @@ from trio_gateway.http.admin import Admin
 from trio_gateway.http.api import Api
 from trio_gateway.http.chain import first_of
 from trio_gateway.http.door import Door
+from trio_gateway.http.ensemble import Ensemble
 from trio_gateway.http.health import Health
 from trio_gateway.http.metrics import Metrics, Sources
 from trio_gateway.http.page import Page
@@ -83,6 +84,7 @@ class Application:
         http: the answers to plain HTTP.
         metrics: those to ``/metrics``; its ``registry`` takes metrics of the program's own.
         admin: those to the operator's part of the HTTP API.
+        ensemble: the processes that the last two speak for.
     """
 
     def __init__(
@@ -123,7 +125,8 @@ class Application:
         if not settings.strict_paths:
             self.router.fallback(self.chat.handle)
         door = Door(settings.api_token, limit=self._limit_api)
-        self.admin = Admin(lambda: self._gateway, self._all_statistics, door)
+        self.ensemble = Ensemble()
+        self.admin = Admin(lambda: self._gateway, self._all_statistics, door, self.ensemble)
         self.admin.elsewhere = self.hub.disconnect_user
         self.metrics = Metrics(
             Sources(
@@ -132,7 +135,8 @@ class Application:
                 store=self._store,
                 api=lambda: (door.requests, self.admin.disconnected),
                 ready=lambda: self._unready() is None,
-            )
+            ),
+            self.ensemble,
         )
         self.http = first_of(
             *([Page("jwt" if settings.tokens else "none")] if settings.page else []),

@@ -229,6 +229,9 @@ def _refuse_missing_parts(given: Mapping[str, Given]) -> None:
             f"more than one needs a store that they share, and {store.partition(':')[0]} serves "
             "one process; use --store redis://…, or 1"
         )
+    connections = given["max_connections"]
+    if connections.value < given["workers"].value:
+        raise connections.wrong("is shared out to the --workers, at least one to each")
 
 
 def _refuse_two_ways_to_listen(given: Mapping[str, Given]) -> None:
@@ -240,6 +243,18 @@ def _refuse_two_ways_to_listen(given: Mapping[str, Given]) -> None:
         raise listen.wrong("https needs --tls-cert and --tls-key with it")
     if len(set(listen.value)) != len(listen.value):
         raise listen.wrong("names one address twice")
+
+
+def share_out(limits: Limits, number: int, workers: int) -> Limits:
+    """Return the limits of one of several workers; their ``max_connections`` add up to the whole.
+
+    Arguments:
+        limits: of all.
+        number: the worker's, from 1.
+        workers: how many there are, not more than connections.
+    """
+    share, rest = divmod(limits.max_connections, workers)
+    return attrs.evolve(limits, max_connections=share + (number <= rest))
 
 
 def is_shared(store: str) -> bool:
@@ -478,21 +493,21 @@ SETTINGS: tuple[Setting[Any], ...] = (
         kind=Whole("N"),
         default=_LIMITS.max_connections,
         shown=f"{_LIMITS.max_connections}",
-        help="WebSocket connections at once.",
+        help="WebSocket connections at once; with --workers, each takes its share of them.",
     ),
     Setting(
         name="max-connections-per-ip",
         kind=Whole("N"),
         default=_LIMITS.max_connections_per_ip,
         shown="no limit",
-        help="The same for one address.",
+        help="The same for one address; each of the --workers counts its own.",
     ),
     Setting(
         name="max-connections-per-user",
         kind=Whole("N"),
         default=None,
         shown=f"{MAX_CONNECTIONS_PER_KNOWN_USER} with --auth jwt, else no limit",
-        help="The same for one user.",
+        help="The same for one user; each of the --workers counts its own.",
     ),
     Setting(
         name="ipv6-prefix",
@@ -506,7 +521,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
         kind=Whole("N"),
         default=_HUB.max_topics,
         shown=f"{_HUB.max_topics}",
-        help="Rooms, topics and users' streams in use at once.",
+        help="Rooms, topics and users' streams in use at once, in each of the --workers.",
     ),
     Setting(
         name="max-message-size",

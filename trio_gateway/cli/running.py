@@ -27,7 +27,7 @@ from trio_gateway.cli.announcing import announce, raise_file_limit
 from trio_gateway.cli.certificates import Certificate
 from trio_gateway.cli.listening import Opened, from_systemd, from_told, open_listeners
 from trio_gateway.cli.notifying import Systemd
-from trio_gateway.cli.options import ServeOptions
+from trio_gateway.cli.options import ServeOptions, share_out
 from trio_gateway.cli.stores import Store, open_store
 from trio_gateway.cli.workers.heritage import SIGNALS, Heritage
 from trio_gateway.cli.workers.line import Line
@@ -78,6 +78,7 @@ class Running:
         self._opened: Opened | None = None
         self._gateway: Gateway | None = None
         self._token: str | None = None
+        self._limits = options.limits
         self._problem: ConfigurationError | None = None
         self._leaving = self._quitting = False
         self._let_go = trio.Event()
@@ -121,6 +122,7 @@ class Running:
             return
         self._nursery.start_soon(line.run, self._follow)
         self._token = charge["token"]
+        self._limits = share_out(self._limits, charge.get("number", 1), charge.get("workers", 1))
         opened = Opened(from_told(charge["listeners"], own=False), Certificate.of(self._options))
         try:
             await line.channel.send("prepared")
@@ -168,10 +170,10 @@ class Running:
         )
         application = Application(store[0], settings, authenticate=self._authenticate)
         if self._line is not None:
-            application.http = self._line.summing(application.http)
+            self._line.join(application.ensemble)
         return application.gateway(
             opened.listeners(),
-            limits=options.limits,
+            limits=self._limits,
             timeouts=options.timeouts,
             drain=options.drain,
             allowed_origins=options.allowed_origins,

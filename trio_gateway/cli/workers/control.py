@@ -2,12 +2,12 @@
 
 In: one end of a socket pair. Out: messages. The rules: an unknown message is for a newer version
 and passed over; the end of the channel is the end of the other; nobody waits for one who does not
-read.
+read; a message that was cut takes no other with it.
 
 ===============  ========  ==================================================================
 message          to        meaning
 ===============  ========  ==================================================================
-``charge``       worker    the first: sockets, API token
+``charge``       worker    the first: sockets, API token, its number and of how many
 ``prepared``     parent    all is loaded, only the store is not open yet
 ``go``           worker    open the store and accept
 ``ready``        parent    it accepts
@@ -15,10 +15,11 @@ message          to        meaning
 ``leave``        worker    drain; with ``at_once``, tell all at once and let go of the store
 ``released``     parent    nothing is accepted any more and the store is closed
 ``stop``         worker    end now
-``ask``          parent    wants the sum of all metrics; has an ``id``
-``answer``       worker    the sum, in ``text``
-``tell``         worker    wants its metrics; has an ``id``
-``told``         parent    they are in ``text``
+``ask``          parent    a question to all: ``id``, ``what``, and ``about`` what in a text
+``tell``         worker    the same, to each
+``told``         parent    its answer to that ``id``, in ``text``; null where it has none
+``answer``       worker    the same with its ``pid``, to who asked; null if it came too late
+``answered``     worker    that ``id`` has all its answers; ``workers`` and ``restarts``
 ``ping``         worker    is its event loop turning?
 ``pong``         parent    it is
 ===============  ========  ==================================================================
@@ -30,23 +31,34 @@ import socket
 from collections.abc import MutableMapping
 from typing import Any, Self
 
+import structlog
 import trio
 
 VARIABLE = "_TRIO_GATEWAY_CONTROL"
 """Names the descriptor of a worker's end."""
 
-_MAX_LINE = 2**24
+MAX_LINE = 2**24
+"""The most bytes of a message; a longer one would be taken for the end of the other."""
+
 _SEND_TIMEOUT = 5.0
+_log = structlog.stdlib.get_logger("trio_gateway.cli")
 
 
 class Channel:
-    """One end."""
+    """One end.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Arguments:
+        sock: becomes this object's.
+        cut: whether somebody has used this end before, and perhaps not said the last to its end.
+    """
+
+    def __init__(self, sock: socket.socket, *, cut: bool = False) -> None:
         sock.set_inheritable(False)
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self._sending = trio.Lock()
+        self._cut = cut
         self._buffer = bytearray()
+        self._searched = 0
 
     @classmethod
     def inherited(cls, environ: MutableMapping[str, str]) -> Self | None:
@@ -59,15 +71,22 @@ class Channel:
         return self._stream.socket.fileno()
 
     async def send(self, kind: str, **message: Any) -> None:
-        """Say something; it is lost where the other has gone or does not read.
+        """Say something; lost where it is too long, or the other has gone or does not read.
 
-        Cancelled: it may have been cut, and nothing more gets through.
+        Cancelled: it may be lost.
         """
         data = json.dumps({"kind": kind, **message}).encode() + b"\n"
+        if len(data) > MAX_LINE:
+            _log.error("a message to another process is too long", kind=kind, size=len(data))
+            await trio.lowlevel.checkpoint()
+            return
         with trio.move_on_after(_SEND_TIMEOUT):
             async with self._sending:
+                data = b"\n" + data if self._cut else data
+                self._cut = True
                 try:
                     await self._stream.send_all(data)
+                    self._cut = False
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     await trio.lowlevel.checkpoint()
 
@@ -77,17 +96,20 @@ class Channel:
         Cancelled: nothing is lost.
         """
         while True:
-            line, newline, rest = self._buffer.partition(b"\n")
-            if newline:
-                self._buffer = rest
+            end = self._buffer.find(b"\n", self._searched)
+            if end >= 0:
+                line = self._buffer[:end]
+                del self._buffer[: end + 1]
+                self._searched = 0
                 if (message := _read(line)) is not None:
                     return message
                 continue
+            self._searched = len(self._buffer)
             try:
                 data = await self._stream.receive_some()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
-            if not data or len(self._buffer) > _MAX_LINE:
+            if not data or len(self._buffer) > MAX_LINE:
                 return None
             self._buffer += data
 

@@ -69,7 +69,7 @@ class Heritage:
     def adopted(self) -> list[Worker]:
         """Return the workers."""
         return [
-            adopt(number, pid, Channel(socket.socket(fileno=fd)))
+            adopt(number, pid, Channel(socket.socket(fileno=fd), cut=True))
             for number, pid, fd in self.workers
         ]
 

@@ -1,7 +1,7 @@
 """A worker's line to the process that started it.
 
-In: the parent's messages. Out: events, and answers about metrics. The rule: a worker whose parent
-has gone drains, because nobody would ever stop it.
+In: the parent's messages. Out: events, and questions and answers both ways. The rule: a worker
+whose parent has gone drains, because nobody would ever stop it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,14 +11,17 @@ import attrs
 import trio
 
 from trio_gateway.cli.workers.control import Channel
-from trio_gateway.handshake.refusal import Refusal
-from trio_gateway.http.messages import HttpHandler, HttpRequest, HttpResponse
+from trio_gateway.http.ensemble import Carried, Ensemble
 
-_SUM_TIMEOUT = 2.0
-_METRICS = HttpRequest(
-    method="GET", path="/metrics", query={}, headers={}, body=b"", remote="127.0.0.1"
-)
+_ANSWER_TIMEOUT = 5.0  # the parent gives each worker less
 Obey = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+
+@attrs.define(eq=False)
+class _Question:
+    texts: dict[int, str | None] = attrs.Factory(dict)
+    carried: Carried | None = None
+    answered: trio.Event = attrs.Factory(trio.Event)
 
 
 class Line:
@@ -28,8 +31,8 @@ class Line:
         self.channel = channel
         self.may_go = trio.Event()
         self._count = 0
-        self._waiting: dict[int, trio.MemorySendChannel[str]] = {}
-        self._local: HttpHandler | None = None
+        self._questions: dict[int, _Question] = {}
+        self._ensemble: Ensemble | None = None
 
     async def run(self, obey: Obey) -> None:
         """Follow the parent until it has gone.
@@ -44,44 +47,43 @@ class Line:
                     self.may_go.set()
                 case {"kind": "ping"}:
                     await self.channel.send("pong")
-                case {"kind": "tell", "id": int(number)}:
-                    await self.channel.send("told", id=number, text=await self._own())
-                case {"kind": "answer", "id": int(number), "text": str(text)}:
-                    if (waiting := self._waiting.get(number)) is not None:
-                        waiting.send_nowait(text)
+                case {"kind": "tell", "id": int(number), "what": str(what), "about": str(about)}:
+                    told = None if self._ensemble is None else self._ensemble.tell(what, about)
+                    await self.channel.send("told", id=number, text=told)
+                case {"kind": "answer" | "answered", "id": int(number)}:
+                    if (question := self._questions.get(number)) is not None:
+                        _hear(question, message)
                 case {"kind": "deaf" | "leave" | "stop" as kind}:
                     await obey(kind, message)
                 case _:
                     pass
         await obey("leave", {})
 
-    def summing(self, http: HttpHandler) -> HttpHandler:
-        """Return a handler that is ``http``, but tells the metrics of all workers."""
-        self._local = http
+    def join(self, ensemble: Ensemble) -> None:
+        """Make this process one of several that answer as one."""
+        self._ensemble = ensemble
+        ensemble.carry = self._carry
 
-        async def answer(request: HttpRequest) -> HttpResponse | Refusal | None:
-            own = await http(request)
-            if request.path != _METRICS.path or not isinstance(own, HttpResponse):
-                return own
-            total = await self._total()
-            return own if total is None else attrs.evolve(own, body=total.encode())
-
-        return answer
-
-    async def _own(self) -> str:
-        own = None if self._local is None else await self._local(_METRICS)
-        return own.body.decode() if isinstance(own, HttpResponse) else ""
-
-    async def _total(self) -> str | None:
-        """Return the sum of all workers' metrics; None if nobody tells in time."""
+    async def _carry(self, what: str, about: str) -> Carried | None:
+        """Put a question to all workers; None if the parent does not see to it in time."""
         self._count += 1
         number = self._count
-        send, receive = trio.open_memory_channel[str](1)
-        self._waiting[number] = send
+        self._questions[number] = question = _Question()
         try:
-            with trio.move_on_after(_SUM_TIMEOUT):
-                await self.channel.send("ask", id=number)
-                return await receive.receive()
-            return None
+            with trio.move_on_after(_ANSWER_TIMEOUT):
+                await self.channel.send("ask", id=number, what=what, about=about)
+                await question.answered.wait()
+            return question.carried
         finally:
-            del self._waiting[number]
+            del self._questions[number]
+
+
+def _hear(question: _Question, message: dict[str, Any]) -> None:
+    match message:
+        case {"kind": "answer", "pid": int(pid), "text": str() | None as text}:
+            question.texts[pid] = text
+        case {"kind": "answered", "workers": int(workers), "restarts": int(restarts)}:
+            question.carried = Carried(question.texts, workers, restarts)
+            question.answered.set()
+        case _:
+            pass

@@ -15,6 +15,7 @@ class Patience:
             worker left gives up.
         start: for a worker to come up.
         end: beyond the grace period, before a worker is killed.
+        answer: for a worker to answer a question.
         silence: of a worker, before it counts as hung and is killed.
     """
 
@@ -24,6 +25,7 @@ class Patience:
     deaths: int = 10
     start: float = 60.0
     end: float = 5.0
+    answer: float = 3.0
     silence: float = 30.0
 
     def pause(self, deaths: int) -> float:

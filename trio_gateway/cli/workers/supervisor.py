@@ -1,10 +1,10 @@
 """The supervisor of ``--workers N``.
 
-In: options, signals, workers that live and die. Out: as many workers as were asked for, and their
-metrics as one. The rules: it opens the listeners, so a worker's death refuses nobody; a dead worker
-is replaced, later each time it dies young; a successor accepts before its predecessor is sent away,
-unless they cannot share their store: then the predecessor lets go of it first, and who connects in
-between waits in the kernel's queue.
+In: options, signals, workers that live and die. Out: as many workers as were asked for, who answer
+an operator as one. The rules: it opens the listeners, so a worker's death refuses nobody; a dead
+worker is replaced, later each time it dies young; a successor accepts before its predecessor is
+sent away, unless they cannot share their store: then the predecessor lets go of it first, and who
+connects in between waits in the kernel's queue.
 
 SIGHUP replaces the workers, each a new process with the settings as they are now. SIGUSR2 does the
 same and then replaces the supervisor's own program too, in the same process. What does not come up
@@ -24,10 +24,11 @@ from trio_gateway.cli.announcing import announce, raise_file_limit
 from trio_gateway.cli.listening import Opened, from_systemd, open_listeners, taken_over
 from trio_gateway.cli.notifying import Systemd
 from trio_gateway.cli.options import ServeOptions, is_shared
+from trio_gateway.cli.workers.carrying import carry
 from trio_gateway.cli.workers.heritage import SIGNALS, Heritage
 from trio_gateway.cli.workers.patience import Patience
-from trio_gateway.cli.workers.summing import total
-from trio_gateway.cli.workers.worker import Worker, said, spawn
+from trio_gateway.cli.workers.worker import Worker, said
+from trio_gateway.cli.workers.worker import spawn as spawn_process
 from trio_gateway.errors import ConfigurationError
 
 _log = structlog.stdlib.get_logger("trio_gateway.cli")
@@ -44,7 +45,7 @@ class Supervisor:
         strangers: environment variables that mean nothing, to be warned of.
         systemd: who is told how it goes.
         early: signals that came before.
-        spawn: starts a worker.
+        spawn: starts a worker; by default a process.
         patience: how long what may take.
 
     Attributes:
@@ -60,7 +61,7 @@ class Supervisor:
         strangers: list[str],
         systemd: Systemd,
         early: list[int],
-        spawn: Spawn = spawn,
+        spawn: Spawn | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.heritage: Heritage | None = None
@@ -71,7 +72,7 @@ class Supervisor:
         self._strangers = strangers
         self._systemd = systemd
         self._early = early
-        self._spawn = spawn
+        self._spawn = spawn or partial(spawn_process, workers=options.workers)
         self._patience = patience or Patience()
         self._opened: Opened | None = None
         self._token: str | None = None
@@ -193,7 +194,7 @@ class Supervisor:
         self._nursery.start_soon(self._see_to, worker)
 
     async def _see_to(self, worker: Worker) -> None:
-        await worker.run(self._tell_metrics)
+        await worker.run(self._carry)
         self._alive.discard(worker)
         if self._leaving or self._current.get(worker.number) is not worker:
             return
@@ -368,12 +369,19 @@ class Supervisor:
         await self._see_off(old)
         return True
 
-    # Metrics.
+    # Questions.
 
-    async def _tell_metrics(self, worker: Worker, number: int) -> None:
+    async def _carry(self, asker: Worker, number: int, what: str, about: str) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._answer, worker, number)
-
-    async def _answer(self, worker: Worker, number: int) -> None:
-        text = await total(self._alive, restarts=self._restarts)
-        await worker.channel.send("answer", id=number, text=text)
+        self._nursery.start_soon(
+            partial(
+                carry,
+                asker,
+                list(self._alive),
+                number=number,
+                what=what,
+                about=about,
+                restarts=self._restarts,
+                within=self._patience.answer,
+            )
+        )

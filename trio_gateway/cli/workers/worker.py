@@ -20,8 +20,7 @@ from trio_gateway.cli.listening import Opened
 from trio_gateway.cli.workers.control import VARIABLE, Channel, pair
 
 _POLL = 0.05
-_METRICS_TIMEOUT = 1.0
-Ask = Callable[["Worker", int], Awaitable[None]]
+Ask = Callable[["Worker", int, str, str], Awaitable[None]]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -37,7 +36,8 @@ class Worker:
         prepared: set when only its store is missing.
         ready: set when it accepts.
         released: set when it has let go of its store.
-        gone: set when it has ended.
+        parted: whether it has ended, or at least said its last.
+        gone: set when it has ended and its status is known.
         status: its exit status, negative for a signal; None before.
     """
 
@@ -51,20 +51,24 @@ class Worker:
     ready: trio.Event = attrs.Factory(trio.Event)
     released: trio.Event = attrs.Factory(trio.Event)
     gone: trio.Event = attrs.Factory(trio.Event)
+    parted: bool = False
     status: int | None = None
     store: str = ""
-    _asked: dict[int, "trio.MemorySendChannel[str]"] = attrs.Factory(dict)
+    _asked: dict[int, "trio.MemorySendChannel[str | None]"] = attrs.Factory(dict)
     _count: int = 0
 
     async def run(self, ask: Ask | None = None) -> None:
         """Listen to it until it has ended.
 
         Arguments:
-            ask: called when it wants the sum of all metrics.
+            ask: called with the id, name and text of a question that it has for all.
         """
         try:
             while (message := await self.channel.receive()) is not None:
                 await self._hear(message, ask)
+            self.parted = True
+            for waiting in self._asked.values():
+                waiting.close()
             self.status = await self._reap()
             self.gone.set()
         finally:
@@ -80,27 +84,39 @@ class Worker:
                 self.ready.set()
             case {"kind": "released"}:
                 self.released.set()
-            case {"kind": "told", "id": int(number), "text": str(text)}:
-                if (waiting := self._asked.get(number)) is not None:
+            case {"kind": "told", "id": int(number), "text": str() | None as text}:
+                if (waiting := self._asked.pop(number, None)) is not None:
                     waiting.send_nowait(text)
-            case {"kind": "ask", "id": int(number)} if ask is not None:
-                await ask(self, number)
+            case {"kind": "ask", "id": int(number), "what": str(what), "about": str(about)} if (
+                ask is not None
+            ):
+                await ask(self, number, what, about)
             case _:
                 pass
 
-    async def metrics(self) -> str | None:
-        """Return its metrics, None if it does not tell in time."""
+    async def tell(self, what: str, about: str, *, within: float) -> str | None:
+        """Return its answer to a question, None if it ends before or has none in time.
+
+        Arguments:
+            what: the name of the question.
+            about: what is asked about.
+            within: seconds.
+
+        Cancelled: it may have been asked.
+        """
         self._count += 1
         number = self._count
-        send, receive = trio.open_memory_channel[str](1)
+        send, receive = trio.open_memory_channel[str | None](1)
         self._asked[number] = send
         try:
-            with trio.move_on_after(_METRICS_TIMEOUT):
-                await self.channel.send("tell", id=number)
-                return await receive.receive()
+            with trio.move_on_after(within), suppress(trio.EndOfChannel):
+                await self.channel.send("tell", id=number, what=what, about=about)
+                if not self.parted:
+                    return await receive.receive()
             return None
         finally:
-            del self._asked[number]
+            self._asked.pop(number, None)
+            send.close()
 
     async def until(self, event: trio.Event, *, within: float) -> bool:
         """Wait for one of its events; return whether it came before its end and in time."""
@@ -122,13 +138,14 @@ class Worker:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-async def spawn(number: int, opened: Opened, token: str | None) -> Worker:
+async def spawn(number: int, opened: Opened, token: str | None, *, workers: int = 1) -> Worker:
     """Start this program again, as it is on the disk now, as a worker.
 
     Arguments:
         number: its number.
         opened: the sockets it gets.
         token: of the HTTP API; None for none.
+        workers: how many there are to be.
 
     Raises:
         OSError: there is no such program any more, or no memory.
@@ -143,7 +160,9 @@ async def spawn(number: int, opened: Opened, token: str | None) -> Worker:
             # Ctrl+C in a terminal reaches a whole group, and is the parent's to pass on.
             process_group=0,
         )
-    await channel.send("charge", listeners=opened.told(), token=token)
+    await channel.send(
+        "charge", listeners=opened.told(), token=token, number=number, workers=workers
+    )
     return Worker(number=number, pid=process.pid, channel=channel, reap=process.wait)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trio_gateway.cli.workers.summing import add_up
+from trio_gateway.http.summing import add_up
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,18 @@ def test_rules(kind: str, name: str, expected: int) -> None:
     head = f"# HELP {name} what it is\n# TYPE {name} {kind}\n"
     texts = [f'{head}{name}{{a="x y"}} {value}\n' for value in (2, 3.0)]
     assert f'{head}{name}{{a="x y"}} {expected}\n' == add_up(texts)
+
+
+def test_what_all_stores_see_alike() -> None:
+    """Nodes are the same ones for each worker; what each has sent adds up."""
+    text = (
+        "# TYPE trio_gateway_store gauge\n"
+        'trio_gateway_store{number="available"} %d\n'
+        'trio_gateway_store{number="commands"} 5\n'
+        'trio_gateway_store{number="nodes"} 2\n'
+    )
+    lines = add_up([text % 1, text % 0]).splitlines()
+    assert ["0", "10", "2"] == [line.split()[-1] for line in lines[1:]]
 
 
 def test_a_histogram() -> None:

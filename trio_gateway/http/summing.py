@@ -3,47 +3,21 @@
 In: what each worker would answer to ``GET /metrics``. Out: one text of the same families. The
 rules: counters, histograms and gauges are sums; a gauge of seconds, of what is largest, or that is
 there for its labels is the largest, because ages and lags do not add up; one that says 1 for well
-(``…_available``, ``…_up``) is the smallest.
+(``…_available``, ``…_up``) is the smallest. A store's numbers are told apart by their label.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterable
 
-import trio
-
-from trio_gateway.cli.workers.worker import Worker
-
 _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{.*\})?) (\S+)(?: -?[0-9]+)?")
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _Rule = Callable[[float, float], float]
-
-
-async def total(workers: Iterable[Worker], *, restarts: int) -> str:
-    """Ask all workers that serve, and add up what they tell in time.
-
-    Arguments:
-        workers: those alive.
-        restarts: how many have been started in the place of a dead one.
-    """
-    texts: list[str] = []
-    count = 0
-
-    async def ask(worker: Worker) -> None:
-        if (text := await worker.metrics()) is not None:
-            texts.append(text)
-
-    async with trio.open_nursery() as nursery:
-        for worker in workers:
-            count += 1
-            if worker.ready.is_set():
-                nursery.start_soon(ask, worker)
-    own = (
-        f"# TYPE trio_gateway_workers gauge\ntrio_gateway_workers {count}\n"
-        "# TYPE trio_gateway_worker_restarts_total counter\n"
-        f"trio_gateway_worker_restarts_total {restarts}\n"
-    )
-    return add_up([*texts, own])
+_ODD_SAMPLES: dict[str, _Rule] = {
+    # All see the same nodes.
+    'trio_gateway_store{number="nodes"}': max,
+    'trio_gateway_store{number="available"}': min,
+}
 
 
 def add_up(texts: Iterable[str]) -> str:
@@ -79,6 +53,7 @@ def _add(samples: dict[str, float], found: re.Match[str], rule: _Rule) -> None:
     except ValueError:
         return
     name = found[1]
+    rule = _ODD_SAMPLES.get(name, rule)
     samples[name] = rule(samples[name], value) if name in samples else value
 
 
