@@ -222,10 +222,16 @@ class Feeds:
             async for push in pushes:
                 # Meanwhile nothing more is taken from the socket: what waits, waits at Redis.
                 async with self.budget:
-                    self._hear(push, waiting)
-                    while not connection.reusable:
-                        with trio.fail_after(self._deadline):
-                            self._hear(await anext(pushes), waiting)
+                    taken = [push]
+                    try:
+                        while not connection.reusable:
+                            with trio.fail_after(self._deadline):
+                                taken.append(await anext(pushes))
+                    finally:
+                        # Together, so that they are written together; the last of a connection
+                        # that is lost, too: a server may come back without them.
+                        for each in taken:
+                            self._hear(each, waiting)
 
     def _hear(self, push: Sequence[Any], waiting: dict[bytes, _Feed]) -> None:
         kind, channel = push[0], push[1]
