@@ -66,15 +66,19 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _asked(keys: list[str] | None, *, full: bool) -> list[Workload]:
-    """The workloads named, by themselves or by family; those for --full only by themselves."""
+    """The workloads named, by themselves or by family.
+
+    Of a family those for --full are left out without it, unless all of it is for --full.
+    """
     usual = [each for each in WORKLOADS if full or not each.full]
     if keys is None:
         return usual
-    families = {key for key in keys if key in _families()}
+    partly = {_family(each) for each in usual}
     return [
         each
         for each in WORKLOADS
-        if each.key in keys or (each in usual and _family(each) in families)
+        if each.key in keys
+        or (_family(each) in keys and (each in usual or _family(each) not in partly))
     ]
 
 

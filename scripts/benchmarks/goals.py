@@ -4,11 +4,12 @@ A goal bounds one figure of ours, or its ratio to another figure of the same run
 workloads of one server stand here too (`WITHIN`): the table shows them for every server.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
 
 import attrs
 
-from .run import Run, ratio
+from .run import Run, quotients
 from .workloads import fanout_key
 
 FANOUT_1, FANOUT_16 = fanout_key(1, 1000, 128), fanout_key(16, 1000, 128)
@@ -27,15 +28,16 @@ class Measure:
 
 @attrs.frozen
 class Goal:
-    """At most ``limit``.
+    """At most ``limit``, or at least.
 
     Attributes:
         title: what is measured.
         beside: what it is compared with, or nothing.
         limit: in ``unit``.
-        unit: ``×`` of a ratio.
+        unit: ``×`` of a ratio; ``%`` for what a ratio is less than 1.
         of: our figure.
         to: what it is divided by; None for the figure as it is.
+        least: whether the limit is the least.
     """
 
     title: str
@@ -44,6 +46,26 @@ class Goal:
     unit: str
     of: Measure
     to: Measure | None = None
+    least: bool = False
+
+    @property
+    def bound(self) -> str:
+        """The limit, for people."""
+        return f"{'≥' if self.least else '≤'} {self.limit:g} {self.unit}"
+
+
+@attrs.frozen
+class Judged:
+    """A goal, what each round measured of it in its unit, and ``ok``, ``missed`` or why not."""
+
+    goal: Goal
+    values: Sequence[float]
+    verdict: str
+
+    @property
+    def measured(self) -> float | None:
+        """The median of the rounds."""
+        return median(self.values) if self.values else None
 
 
 @attrs.frozen
@@ -78,6 +100,20 @@ def _within(limit: float, *rows: Within) -> Iterator[Goal]:
         yield Goal(title, beside, limit, "×", Measure(row.of, _CHAT), Measure(row.to, _CHAT))
 
 
+def _workers(in_flight: int) -> Goal:
+    key = f"workers-{in_flight}"
+    title = f"deliveries/s of two workers, {in_flight} in flight"
+    one, two = Measure(key, "gateway-redis"), Measure(key, "gateway-workers")
+    return Goal(title, "one worker", 1.7, "×", one, two, least=True)
+
+
+def _broker(in_flight: int) -> Goal:
+    key = f"broker-{in_flight}"
+    title = f"CPU that Redis adds, to 1,000, {in_flight} in flight"
+    memory, redis = Measure(key, _CHAT), Measure(key, "gateway-redis")
+    return Goal(title, "all with it", 10, "%", memory, redis)
+
+
 _IDLE = Measure("idle-3000", _CHAT)
 
 GOALS = (
@@ -94,24 +130,32 @@ GOALS = (
     Goal("p99 of a bystander beside 8,000", "", 15, "ms", Measure("bystander", _CHAT)),
     Goal("p99 beside 5 % that never read", "without them", 1.2, "×", Measure("slow", _CHAT)),
     Goal("memory these take", "their outboxes", 1, "×", Measure("slow", _CHAT, "memory_share")),
+    _workers(1),
+    _workers(4),
+    _workers(16),
+    _broker(1),
+    _broker(16),
 )
 
 
-def measured(run: Run, goal: Goal) -> float | None:
-    """What the run says, in the goal's unit."""
+def judged(run: Run) -> Iterable[Judged]:
+    """Every goal with what was measured of it."""
+    for goal in GOALS:
+        values = _values(run, goal)
+        if not values:
+            yield Judged(goal, values, "not measured")
+        else:
+            value = median(values)
+            met = value >= goal.limit if goal.least else value <= goal.limit
+            yield Judged(goal, values, "ok" if met else "missed")
+
+
+def _values(run: Run, goal: Goal) -> Sequence[float]:
+    """What each round says, in the goal's unit."""
     ours = run.find(goal.of.workload, goal.of.server)
     if ours is None:
-        return None
+        return []
     if goal.to is None:
-        return ours.median(goal.of.figure)
-    return ratio(ours, run.find(goal.to.workload, goal.to.server), goal.of.figure)
-
-
-def judged(run: Run) -> Iterable[tuple[Goal, float | None, str]]:
-    """Every goal with its measurement and ``ok``, ``missed`` or ``not measured``."""
-    for goal in GOALS:
-        value = measured(run, goal)
-        if value is None:
-            yield goal, None, "not measured"
-        else:
-            yield goal, value, "ok" if value <= goal.limit else "missed"
+        return list(ours.values(goal.of.figure).values())
+    found = quotients(ours, run.find(goal.to.workload, goal.to.server), goal.of.figure)
+    return [100 * (1 - each) for each in found] if goal.unit == "%" else found

@@ -22,10 +22,15 @@ class Missing(Exception):
 
 
 class PythonPackages:
-    """Distributions in a folder of their own; no other process sees them."""
+    """Distributions in a folder of their own; no other process sees them.
+
+    Attributes:
+        needs: what has to be there, for people.
+    """
 
     def __init__(self, *names: str) -> None:
         self._names = names
+        self.needs = ", ".join(names)
         self.folder = BENCH / f"python-{names[0]}"
 
         self._stamp = self.folder / "stamp"
@@ -57,6 +62,7 @@ class NodePackages:
 
     def __init__(self, *names: str) -> None:
         self._names = names
+        self.needs = ", ".join(names)
         self.folder = BENCH / "node_modules"
 
     def installed(self) -> bool:

@@ -2,22 +2,25 @@
 
 A cell is one server under one workload. Each measurement starts the server afresh, so that no
 figure depends on what was asked before, and rounds are interleaved (A B C, A B C), so that a slow
-minute of the machine falls on everybody. Ratios are the medians of each round's own.
+minute of the machine falls on everybody. Ratios are the medians of each round's own. The cells of a
+workload whose servers take turns are measured together.
 """
 
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
 import attrs
 
 from .certificate import make_certificate
-from .job import Figures, Job
+from .children import ServerFailed, die_with_parent
+from .job import QUIET, Figures, Job
 from .packages import BENCH, SCRIPTS, Missing
-from .servers import SERVERS, Running, Server, ServerFailed, Service, die_with_parent
+from .servers import SERVERS, Running, Server, Service
 from .workloads import WORKLOADS, Workload
 
 _LIMIT = 30.0
@@ -58,14 +61,27 @@ class Cell:
     failure: str | None = None
 
     def values(self, name: str) -> dict[int, float]:
-        """One of the `Figures`, by round, where there is one."""
-        found = ((number, getattr(each, name)) for number, each in self.figures.items())
+        """One of the `Figures`, by round, where there is one.
+
+        Of the rounds that others disturbed only where there is no other round.
+        """
+        quiet = {number: each for number, each in self.figures.items() if not _disturbed(each)}
+        found = ((number, getattr(each, name)) for number, each in (quiet or self.figures).items())
         return {number: value for number, value in found if value is not None}
+
+    @property
+    def disturbed(self) -> int:
+        """How many rounds were."""
+        return sum(map(_disturbed, self.figures.values()))
 
     def median(self, name: str) -> float | None:
         """The median of the rounds."""
         values = self.values(name).values()
         return median(values) if values else None
+
+
+def _disturbed(figures: Figures) -> bool:
+    return figures.others is not None and figures.others >= QUIET
 
 
 @attrs.define
@@ -81,12 +97,14 @@ class Run:
         """Install what is missing; a peer that can't be had is left out, with the reason."""
         for server in self.plan.servers:
             packages = server.packages
-            if packages is None:
+            if packages is None or not any(
+                self._wanted(workload, server) for workload in self.plan.workloads
+            ):
                 continue
             try:
                 if not packages.installed():
                     if not self.plan.install:
-                        raise Missing("not installed, and --no-install was given")
+                        raise Missing(f"no {packages.needs} here, and --no-install was given")
                     packages.install()
                 self.versions[server.key] = packages.version()
             except Missing as reason:
@@ -95,26 +113,39 @@ class Run:
             Cell(workload, server)
             for workload in self.plan.workloads
             for server in self.plan.servers
-            if workload.service in server.services and server.key not in self.left_out
-            if not self.plan.brief or workload.brief is None or server.key in workload.brief
+            if server.key not in self.left_out and self._wanted(workload, server)
         ]
         if any(cell.server.services[cell.workload.service].tls for cell in self.cells):
             make_certificate()
 
+    def _wanted(self, workload: Workload, server: Server) -> bool:
+        brief = workload.brief if self.plan.brief else None
+        return workload.service in server.services and (brief is None or server.key in brief)
+
     def measure(self) -> None:
         """All rounds. A cell that fails once isn't tried again."""
         for number in range(1, max(map(self._rounds, self.cells), default=0) + 1):
-            for cell in self.cells:
-                if cell.failure is not None or number > self._rounds(cell):
+            for cells in self._groups():
+                if cells[0].failure is not None or number > self._rounds(cells[0]):
                     continue
                 try:
-                    figures = self._measure(cell)
+                    measured = self._measure(cells)
                 except ServerFailed as failure:
-                    cell.failure = str(failure)
-                    self._say(number, cell, cell.failure)
+                    for cell in cells:
+                        cell.failure = str(failure)
+                        self._say(number, cell, cell.failure)
                 else:
-                    cell.figures[number] = figures
-                    self._say(number, cell, f"{figures.cost:.2f} {cell.workload.unit}")
+                    for cell, figures in zip(cells, measured, strict=True):
+                        cell.figures[number] = figures
+                        self._say(number, cell, f"{figures.cost:.2f} {cell.workload.unit}")
+
+    def _groups(self) -> list[list[Cell]]:
+        """The cells that are measured together; most are alone."""
+        groups: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self.cells:
+            alone = "" if cell.workload.together else cell.server.key
+            groups.setdefault((cell.workload.key, alone), []).append(cell)
+        return list(groups.values())
 
     def find(self, workload: str, server: str) -> Cell | None:
         """The cell with these keys, if it was in the plan."""
@@ -130,16 +161,23 @@ class Run:
         place = f"round {number}/{self._rounds(cell)}  {cell.workload.key}  {cell.server.key}"
         print(f"{place}: {text}", file=sys.stderr)
 
-    def _measure(self, cell: Cell) -> Figures:
-        service = cell.server.services[cell.workload.service]
-        with Running(cell.server, service) as running:
-            job = self._job(cell.workload, service, running)
+    def _measure(self, cells: Sequence[Cell]) -> list[Figures]:
+        started: list[Running] = []
+        jobs: list[Job] = []
+        with ExitStack() as stack:
+            for cell in cells:
+                service = cell.server.services[cell.workload.service]
+                running = stack.enter_context(Running(cell.server, service))
+                started.append(running)
+                jobs.append(self._job(cell.workload, service, running))
             try:
-                figures = _load(job)
+                figures = _load(jobs)
             except ServerFailed:
-                running.check_alive()
+                for running in started:
+                    running.check_alive()
                 raise
-            running.check_alive()
+            for running in started:
+                running.check_alive()
             return figures
 
     def _job(self, workload: Workload, service: Service, running: Running) -> Job:
@@ -154,6 +192,8 @@ class Run:
         return Job(
             port=running.port,
             pid=running.pid,
+            store_pid=running.store_pid,
+            workers=service.workers,
             tls=service.tls,
             path=service.path,
             greetings=service.greetings,
@@ -167,17 +207,25 @@ class Run:
 
 def ratio(numerator: Cell | None, denominator: Cell | None, name: str = "cost") -> float | None:
     """The median of the quotients of the rounds that both have."""
+    found = quotients(numerator, denominator, name)
+    return median(found) if found else None
+
+
+def quotients(
+    numerator: Cell | None, denominator: Cell | None, name: str = "cost"
+) -> Sequence[float]:
+    """One for each round that both have."""
     if numerator is None or denominator is None:
-        return None
+        return []
     above, below = numerator.values(name), denominator.values(name)
-    quotients = [above[number] / below[number] for number in above.keys() & below if below[number]]
-    return median(quotients) if quotients else None
+    return [above[number] / below[number] for number in above.keys() & below if below[number]]
 
 
-def _load(job: Job) -> Figures:
+def _load(jobs: Sequence[Job]) -> list[Figures]:
     """Run a load client to its end; it is killed when this is interrupted."""
+    limit = sum(job.limit for job in jobs)
     process = subprocess.Popen(
-        (sys.executable, "-P", "-m", "benchmarks.load", job.to_json()),
+        (sys.executable, "-P", "-m", "benchmarks.load", *(job.to_json() for job in jobs)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -188,7 +236,7 @@ def _load(job: Job) -> Figures:
         preexec_fn=die_with_parent,  # noqa: PLW1509 - the runner has no threads
     )
     try:
-        out, errors = process.communicate(timeout=job.limit + 10)
+        out, errors = process.communicate(timeout=limit + 10)
     except subprocess.TimeoutExpired as error:
         raise ServerFailed("the load client hangs") from error
     finally:
@@ -197,7 +245,7 @@ def _load(job: Job) -> Figures:
     if process.returncode:
         lines = errors.strip().splitlines()
         raise ServerFailed(lines[-1] if lines else f"load client: {process.returncode}")
-    return Figures.from_json(out)
+    return [Figures.from_json(line) for line in out.splitlines()]
 
 
 def stop_on_signals() -> None:

@@ -5,7 +5,6 @@ process group of its own, so that ending it ends its children, and dies with the
 becomes of that.
 """
 
-import ctypes
 import os
 import selectors
 import signal
@@ -14,23 +13,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import IO, Self
 
 import attrs
 
 from .certificate import CERTIFICATE, KEY
+from .children import ServerFailed, die_with_parent
 from .packages import BENCH, SCRIPTS, NodePackages, PythonPackages
+from .store import Redis, RunningRedis
 
 _ROOT = SCRIPTS.parent
 _START_TIMEOUT = 20.0
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-
-
-class ServerFailed(Exception):
-    """A server that did not start, or did not live."""
+_REDIS = Redis()
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +34,8 @@ class Service:
     """One way a server is run.
 
     Attributes:
-        command: its argv.
+        command: its argv; ``{folder}`` in it is an empty folder, ``{redis}`` the URL of a
+            redis-server of its own.
         tls: whether it speaks TLS.
         path: of the upgrade, ``{n}`` being the number of the connection, ``{room}`` its room.
         greetings: text frames that it sends by itself after the upgrade.
@@ -46,6 +43,7 @@ class Service:
         join: what it sends to be in one more room, and is answered.
         question: what it sends to be answered with one frame, alone.
         outbox_bytes: what may wait for a client that doesn't read.
+        workers: how many processes serve.
     """
 
     command: tuple[str, ...]
@@ -56,6 +54,7 @@ class Service:
     join: str = ""
     question: str = ""
     outbox_bytes: int = 0
+    workers: int = 1
 
 
 @attrs.frozen(kw_only=True)
@@ -78,15 +77,23 @@ class Server:
 
 
 class Running:
-    """A started service; leaving the context kills it and all of its process group."""
+    """A started service; leaving the context kills it and all of its process group.
+
+    Attributes:
+        port: where it listens.
+        pid: of its first process.
+        store_pid: of the redis-server that is its own; 0 without one.
+    """
 
     def __init__(self, server: Server, service: Service) -> None:
         self._command = service.command
         self._environment = environment_of(server)
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process: subprocess.Popen[bytes] | None = None
+        self._around = ExitStack()
         self.port = 0
         self.pid = 0
+        self.store_pid = 0
 
     def __enter__(self) -> Self:
         environment = {
@@ -94,8 +101,29 @@ class Running:
             for name, value in os.environ.items()
             if name != "PORT" and not name.startswith("TRIO_GATEWAY_")
         } | self._environment
+        try:
+            command = self._filled_in()
+            self._start(command, environment)
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def _filled_in(self) -> list[str]:
+        folder = self._around.enter_context(tempfile.TemporaryDirectory(dir=BENCH))
+        values = {"{folder}": folder}
+        if any("{redis}" in word for word in self._command):
+            redis = self._around.enter_context(RunningRedis(_REDIS.program(), folder))
+            self.store_pid = redis.pid
+            values["{redis}"] = redis.url
+        words = list(self._command)
+        for name, value in values.items():
+            words = [word.replace(name, value) for word in words]
+        return words
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            self._command,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -105,12 +133,7 @@ class Running:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - the runner has no threads
         )
         self.pid = self._process.pid
-        try:
-            self.port = self._await_port(self._process)
-        except BaseException:
-            self._kill()
-            raise
-        return self
+        self.port = self._await_port(self._process)
 
     def __exit__(
         self,
@@ -149,13 +172,18 @@ class Running:
         return lines[-1] if lines else "no word on stderr"
 
     def _kill(self) -> None:
-        if self._process is None:
-            return
+        try:
+            if self._process is not None:
+                self._kill_group(self._process)
+        finally:
+            self._around.close()
+
+    def _kill_group(self, process: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def environment_of(server: Server) -> dict[str, str]:
@@ -168,11 +196,6 @@ def environment_of(server: Server) -> dict[str, str]:
             return {"NODE_PATH": str(packages.folder)}
         case None:
             return {"PYTHONPATH": os.pathsep.join(python)}
-
-
-def die_with_parent() -> None:
-    """Linux: be killed when the runner ends, even by SIGKILL. For ``preexec_fn``."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _peer(module: str, role: str, *more: str, tls: bool = False) -> Service:
@@ -189,11 +212,11 @@ def _services(module: str, **more: Service) -> dict[str, Service]:
     return {"connect": echo, "echo": echo, "broadcast": _peer(module, "broadcast"), **more}
 
 
-def _chat(*flags: str) -> Service:
+def _chat(*flags: str, store: str = "memory", workers: int = 1) -> Service:
     return Service(
         command=(
             *(sys.executable, "-P", "-m", "trio_gateway", "serve", "--port", "0"),
-            *("--store", "memory", "--handshake-timeout", "120", *flags),
+            *("--store", store, "--workers", str(workers), "--handshake-timeout", "120", *flags),
         ),
         path="/?room={room}&user=u{n}",
         greetings=2,
@@ -201,7 +224,13 @@ def _chat(*flags: str) -> Service:
         join='{"type":"join","room":"%(room)s"}',
         question='{"type":"members","room":"%(room)s"}',
         outbox_bytes=1 << 20,  # its default
+        workers=workers,
     )
+
+
+def _never_read(store: str, workers: int = 1) -> Service:
+    # Who doesn't read answers no ping either.
+    return _chat("--heartbeat", "0", store=store, workers=workers)
 
 
 def _ws(role: str) -> Service:
@@ -225,6 +254,7 @@ SERVERS = (
         services={
             "connect": _chat(),
             "broadcast": _chat(),
+            "broker": _never_read("memory"),
             "chat": _chat(),
             "refuse": _chat(),
             "refuse-origin": _chat("--allow-origin", "http://good.example"),
@@ -233,6 +263,26 @@ SERVERS = (
             "refuse-address": _chat("--max-connections-per-ip", "1"),
             "refuse-full": _chat("--max-connections", "1"),
         },
+        ours=True,
+    ),
+    Server(
+        key="gateway-sqlite",
+        title="its chat, SQLite",
+        services={"broker": _never_read("sqlite:{folder}/chat.db")},
+        ours=True,
+    ),
+    Server(
+        key="gateway-redis",
+        title="its chat, Redis",
+        services={"broker": _never_read("{redis}"), "workers": _never_read("{redis}")},
+        packages=_REDIS,
+        ours=True,
+    ),
+    Server(
+        key="gateway-workers",
+        title="its chat, two workers, Redis",
+        services={"workers": _never_read("{redis}", workers=2)},
+        packages=_REDIS,
         ours=True,
     ),
     Server(key="bare", title="bare loop of system calls", services=_services("bare")),

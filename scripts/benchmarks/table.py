@@ -20,6 +20,8 @@ cost: server CPU (user + system) per operation, server memory (RSS) per connecti
   workload says; medians.
 ours ÷ it: trio_gateway's cost as a multiple of this server's, the median of the rounds' ratios;
   below 1, ours is cheaper.
+wall µs: of time passed. A round is disturbed where others took a tenth of the machine or more;
+  the figures are of the other rounds, if there are any.
 client µs: the load client's own CPU per operation. busy: server and load client, of one core.\
 """.splitlines()
 
@@ -32,7 +34,7 @@ def render(run: Run) -> str:
         _table([_HEAD, *(_row(run, cell) for cell in run.cells)], left={0, 1, 10}),
         _LEGEND,
         _table(_within(run), left={0}),
-        _table(_goals(run), left={0, 1, 4}),
+        _table(_goals(run), left={0, 1, 5}),
         list(_missing(run)),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -81,19 +83,20 @@ def _within(run: Run) -> list[Row]:
 def _goals(run: Run) -> list[Row]:
     """Every goal; none at all when this run has measured none of them."""
     verdicts = list(judged(run))
-    if all(value is None for _goal, value, _verdict in verdicts):
+    if all(each.measured is None for each in verdicts):
         return []
     return [
-        ("goal", "beside", "at most", "measured", ""),
+        ("goal", "beside", "limit", "measured", "min–max", ""),
         *(
             (
-                goal.title,
-                goal.beside,
-                f"{goal.limit:g} {goal.unit}",
-                "" if value is None else f"{number(value)} {goal.unit}",
-                verdict,
+                each.goal.title,
+                each.goal.beside,
+                each.goal.bound,
+                "" if each.measured is None else f"{number(each.measured)} {each.goal.unit}",
+                _range(each.values),
+                each.verdict,
             )
-            for goal, value, verdict in verdicts
+            for each in verdicts
         ),
     ]
 
@@ -132,8 +135,9 @@ def document(run: Run) -> dict[str, Any]:
             for cell in run.cells
         ],
         "goals": [
-            attrs.asdict(goal) | {"measured": value, "verdict": verdict}
-            for goal, value, verdict in judged(run)
+            attrs.asdict(each.goal)
+            | {"measured": each.measured, "rounds": list(each.values), "verdict": each.verdict}
+            for each in judged(run)
         ],
     }
 
@@ -150,14 +154,14 @@ def _row(run: Run, cell: Cell) -> Row:
             *nothing,
             "not measured" if cell.failure is None else "failed",
         )
-    costs = cell.values("cost").values()
+    costs = list(cell.values("cost").values())
     busy = cell.median("busy")
     client_busy = cell.median("client_busy")
     return (
         cell.workload.title,
         title,
         f"{number(cost)} {cell.workload.unit}",
-        f"{number(min(costs))}–{number(max(costs))}" if len(costs) > 1 else "",
+        _range(costs),
         number(ratio(_ours(run, cell), cell)),
         f"{1e6 / cost:,.0f}" if cell.workload.unit == "µs" else "",
         number(cell.median("p50")),
@@ -169,11 +173,22 @@ def _row(run: Run, cell: Cell) -> Row:
 
 
 def _notes(cell: Cell) -> Iterable[str]:
-    cpu = cell.median("cpu")
+    cost, cpu, store = cell.median("cost"), cell.median("cpu"), cell.median("store")
+    if cost is not None and cell.workload.unit == "wall µs":
+        yield f"{1e6 / cost:,.0f} a second"
     if cpu is not None:
         operations = max(figures.operations for figures in cell.figures.values())
         what = "held" if cell.workload.unit == "KiB" else "deliveries"
-        yield f"{operations:,} {what}, {number(cpu)} µs each"
+        yield f"{operations:,} {what}, {number(cpu)} µs CPU each"
+    spent = cpu if cell.workload.unit != "µs" else cost
+    if store is not None and spent:
+        yield f"and {store / spent:.1%} of that in its store"
+    came = cell.median("came")
+    if came is not None:
+        yield f"{came:.0%} came to one worker, before they were levelled"
+    if cell.disturbed:
+        others = max(figures.others or 0.0 for figures in cell.figures.values())
+        yield f"{cell.disturbed} of {len(cell.figures)} rounds disturbed: others took {others:.0%}"
     undisturbed = cell.median("undisturbed")
     if undisturbed is not None:
         yield f"undisturbed p99 {number(undisturbed)} ms"
@@ -190,6 +205,10 @@ def _notes(cell: Cell) -> Iterable[str]:
 
 def _ours(run: Run, cell: Cell) -> Cell | None:
     return run.find(cell.workload.key, cell.workload.ours)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{number(min(values))}–{number(max(values))}" if len(values) > 1 else ""
 
 
 def number(value: float | None) -> str:

@@ -23,6 +23,8 @@ class Workload:
         rounds: how often it is measured.
         full: whether it needs ``--full``, or to be named.
         brief: the servers it is run on without ``--full``; None for all.
+        together: whether its servers run at the same time and take turns, for differences that
+            are smaller than what a machine does from minute to minute.
         job: fields of the load client's `Job`.
         quick: fields that replace them with ``--quick``.
     """
@@ -35,6 +37,7 @@ class Workload:
     rounds: int = 3
     full: bool = False
     brief: frozenset[str] | None = None
+    together: bool = False
     job: dict[str, Any]
     quick: dict[str, Any] = attrs.field(factory=dict)
 
@@ -129,6 +132,41 @@ def _rooms(key: str, topics: int, in_flight: int) -> Workload:
     )
 
 
+def _unread(key: str, title: str, in_flight: int, *, unit: str, ours: str) -> Workload:
+    name = key.partition("-")[0]
+    return Workload(
+        key=key,
+        title=f"{title}, 1→1,000, 128 B, {in_flight} in flight, a delivery",
+        service=name,
+        unit=unit,
+        ours=ours,
+        rounds=7,
+        full=True,
+        together=True,
+        job={
+            "kind": "workers" if name == "workers" else "unread",
+            "connections": 1000,
+            "in_flight": in_flight,
+            "size": 128,
+            "burst": {1: 40, 4: 160, 16: 320}[in_flight],
+            "receive_buffer": 4 << 20,
+            "patience": 20,
+            "limit": 60,
+        },
+        quick={"patience": 0},
+    )
+
+
+def _workers(in_flight: int) -> Workload:
+    title = "wall time by workers"
+    return _unread(f"workers-{in_flight}", title, in_flight, unit="wall µs", ours="gateway-redis")
+
+
+def _broker(in_flight: int) -> Workload:
+    title = "server CPU by store"
+    return _unread(f"broker-{in_flight}", title, in_flight, unit="µs", ours="gateway-redis")
+
+
 _FOREIGN = _upgrade("/").replace("\r\n\r\n", "\r\nOrigin: http://evil.example\r\n\r\n")
 _ECHO = {"kind": "echo", "connections": 100, "size": 128}
 
@@ -217,4 +255,9 @@ WORKLOADS = (
     ),
     _idle(1000, full=True),
     _idle(3000),
+    _workers(1),
+    _workers(4),
+    _workers(16),
+    _broker(1),
+    _broker(16),
 )

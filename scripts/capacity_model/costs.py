@@ -17,6 +17,9 @@ IDLE_BYTES = 7.4 * 1024  # of a chat connection, in the process; the kernel's bu
 # scripts/capacity --measure: connect, upgrade, welcome, joined, the messages missed.
 RETURN = 400 * MICRO
 
-# A redis-server's CPU for a publication of 128 bytes to one node; the same to four within 15 µs.
-REDIS_PUBLISH = 97 * MICRO  # one at a time
-REDIS_PUBLISH_BUSY = 38 * MICRO  # 64 in flight
+# scripts/bench --only broker: a publication of 128 bytes to 1,000 subscribers at one node, as the
+# redis-server's own CPU, and as what the node spends on it beside what it spends with memory.
+REDIS_PUBLISH = 215 * MICRO  # one at a time
+REDIS_PUBLISH_BUSY = 42 * MICRO  # 16 in flight
+NODE_PUBLISH = 800 * MICRO  # one at a time
+NODE_PUBLISH_BUSY = 120 * MICRO  # 16 in flight

@@ -54,8 +54,10 @@ def _units() -> str:
             row("a message in and its echo", costs.ECHO),
             row("connect, upgrade, close: a handler", costs.UPGRADE),
             row("a chat client's return, with up to 100 messages missed", costs.RETURN),
-            row("Redis: a publication, one at a time", costs.REDIS_PUBLISH),
-            row("Redis: a publication, 64 in flight", costs.REDIS_PUBLISH_BUSY),
+            row("a publication in the redis-server, one at a time", costs.REDIS_PUBLISH),
+            row("a publication in the redis-server, 16 in flight", costs.REDIS_PUBLISH_BUSY),
+            row("what it adds at the node, one at a time", costs.NODE_PUBLISH),
+            row("what it adds at the node, 16 in flight", costs.NODE_PUBLISH_BUSY),
         ],
     )
 

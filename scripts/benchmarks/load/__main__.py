@@ -1,4 +1,7 @@
-"""``python -m benchmarks.load JOB``: do one job, print its figures, or one line on stderr."""
+"""``python -m benchmarks.load JOB…``: do one job, or several of a kind that take turns.
+
+Prints a line of figures for each, or one line on stderr.
+"""
 
 import signal
 import sys
@@ -12,6 +15,7 @@ from .handshakes import handshake, refusal
 from .holding import half_open, idle
 from .rooms import rooms
 from .stalled import stalled
+from .unread import unread, workers
 
 LOADS = {
     "bystander": bystander,
@@ -24,22 +28,31 @@ LOADS = {
     "rooms": rooms,
     "stalled": stalled,
 }
+TAKING_TURNS = {
+    "unread": unread,
+    "workers": workers,
+}
 
 
 def main() -> int:
-    job = Job.from_json(sys.argv[1])
+    jobs = [Job.from_json(argument) for argument in sys.argv[1:]]
+    limit = sum(job.limit for job in jobs)
 
     def too_long(_signal: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"not finished within {job.limit:g} s")
+        raise TimeoutError(f"not finished within {limit:g} s")
 
     signal.signal(signal.SIGALRM, too_long)
-    signal.setitimer(signal.ITIMER_REAL, job.limit)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
-        figures = LOADS[job.kind](job)
+        if jobs[0].kind in TAKING_TURNS:
+            figures = TAKING_TURNS[jobs[0].kind](jobs)
+        else:
+            figures = [LOADS[job.kind](job) for job in jobs]
     except OSError as error:
         print(error, file=sys.stderr)
         return 1
-    print(figures.to_json())
+    for each in figures:
+        print(each.to_json())
     return 0
 
 

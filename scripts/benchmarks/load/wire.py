@@ -18,6 +18,7 @@ PING = 0x9
 PONG = 0xA
 
 _MASK = bytes.fromhex("37fa213d")
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
 _BATCH = 50  # connects at once: under the smallest listen backlog of the peers, asyncio's 100
 
 
@@ -100,8 +101,18 @@ def dial_all(job: Job, requests: Sequence[bytes]) -> Sequence[socket.socket]:
 
 def _connect(job: Job) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if job.receive_buffer:
+        hold(sock, job.receive_buffer)
     sock.connect(("127.0.0.1", job.port))
     return sock
+
+
+def hold(sock: socket.socket, size: int) -> None:
+    """Let the kernel hold so many bytes for a socket, or as many as it allows."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)  # over net.core.rmem_max
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def _say_hello(sock: socket.socket) -> ssl.SSLSocket:
