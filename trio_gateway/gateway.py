@@ -370,7 +370,9 @@ class Gateway(WebSocketServer):
             sock = None if pump is None else pumped_socket(listener, listeners)
             if pump is not None and sock is not None:
                 self._listening.append(
-                    ListeningSocket(sock, pump, self._timers, self._socket_accepted)
+                    ListeningSocket(
+                        sock, pump, self._timers, self._socket_accepted, self._gives_way
+                    )
                 )
             else:
                 scope = trio.CancelScope()
@@ -379,7 +381,9 @@ class Gateway(WebSocketServer):
 
     async def _accept_streams(self, listener: AnyListener, scope: trio.CancelScope) -> None:
         with scope:
-            await accept_streams(listener, self.serve_stream, self._reception.nursery)
+            await accept_streams(
+                listener, self.serve_stream, self._reception.nursery, self._gives_way
+            )
 
     async def _close_listeners(self) -> None:
         for listener in self._trio_listeners:
@@ -393,6 +397,9 @@ class Gateway(WebSocketServer):
             scope.cancel()
 
     # Sockets.
+
+    def _gives_way(self) -> bool:
+        return self._reception.admission.gives_way
 
     def _socket_accepted(self, sock: Socket, peer: Any, local: Any) -> None:
         assert self._pump is not None

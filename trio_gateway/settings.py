@@ -43,6 +43,8 @@ class Limits:
 
     Attributes:
         max_connections: upgraded connections at once; more are refused with 503.
+        gives_way: whether other processes accept from the same sockets; to them a full one leaves
+            newcomers for a moment before it refuses any.
         max_connections_per_ip: the same for one address, refused with 429; None for no limit.
         max_connections_per_user: the same for one user that ``authenticate`` knows; None for no
             limit, for where names are taken at their word a stranger could use up somebody's.
@@ -66,6 +68,7 @@ class Limits:
     """
 
     max_connections: int = attrs.field(default=100_000, validator=_count)
+    gives_way: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     max_connections_per_ip: int | None = attrs.field(default=None, validator=optional(_count))
     max_connections_per_user: int | None = attrs.field(default=None, validator=optional(_count))
     ipv6_prefix: int = attrs.field(default=64, validator=attrs.validators.and_(_count, le(128)))

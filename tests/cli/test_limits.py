@@ -58,7 +58,8 @@ def test_workers_share_the_connections(connections: int, workers: int) -> None:
     shares = [share_out(whole, number, workers) for number in range(1, workers + 1)]
     counts = [share.max_connections for share in shares]
     assert (connections, True) == (sum(counts), max(counts) - min(counts) <= 1)
-    assert {whole} == {attrs.evolve(share, max_connections=connections) for share in shares}
+    several = attrs.evolve(whole, gives_way=workers > 1)
+    assert {several} == {attrs.evolve(share, max_connections=connections) for share in shares}
 
 
 def test_fewer_connections_than_workers() -> None:

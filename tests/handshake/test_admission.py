@@ -69,6 +69,17 @@ def test_connections_are_capped() -> None:
     taken(admission.admit_connection("192.0.2.9", HEAD))
 
 
+def test_a_full_one_gives_way() -> None:
+    """Newcomers are better off elsewhere where there is an elsewhere, and no room here."""
+    for limits in (Limits(max_connections=1, gives_way=True), Limits(max_connections=1)):
+        admission = Admission(limits)
+        assert not admission.gives_way
+        place = taken(admission.admit_connection(HOME, HEAD))
+        assert limits.gives_way == admission.gives_way
+        place.close()
+        assert not admission.gives_way
+
+
 def test_connections_of_one_address_are_capped() -> None:
     """One more than an address may have is 429 for it alone."""
     admission = Admission(Limits(max_connections_per_ip=2))

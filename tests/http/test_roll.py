@@ -75,7 +75,6 @@ class Site:
                 name,
                 cast("dict[Connection, Upgrade]", {held: held for held in process}),
                 lambda held: float(self.count - cast("Held", held).began),
-                now=float(self.count),
                 after=before.get(name, -1),
                 limit=limit,
                 wanted=wanted,

@@ -176,6 +176,18 @@ async def test_overload(
     assert not any(record.exc_info for record in caplog.records)
 
 
+async def test_giving_way(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Before each stream that is better off elsewhere, others have a moment to take it."""
+    listener, crowded = Scripted(), True
+    nursery.start_soon(
+        accept_streams, listener, trio.abc.AsyncResource.aclose, nursery, lambda: crowded
+    )
+    await trio.sleep(0.01)
+    assert 0 == listener.accepts
+    await trio.sleep(1)
+    assert 1 == listener.accepts
+
+
 async def test_a_listener_that_is_broken(nursery: trio.Nursery) -> None:
     """An error that is no overload is the gateway's to know."""
     with pytest.raises(OSError, match="Bad file descriptor"):

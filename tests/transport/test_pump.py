@@ -523,6 +523,7 @@ class Door:
     accepted: list[tuple[Any, Any, Any]]
     knocking: list[socket.socket] = attrs.Factory(list)
     failing: bool = False
+    crowded: bool = False
 
     def knock(self, times: int) -> None:
         for _ in range(times):
@@ -554,7 +555,7 @@ async def door(nursery: trio.Nursery, poller: FakePoller) -> Any:
 
     fd = sock.fileno()
     assert poller.inner is not None
-    listening = ListeningSocket(sock, pump, timers, accept)
+    listening = ListeningSocket(sock, pump, timers, accept, lambda: this.crowded)
     this = Door(poller, poller.inner, listening, sock, fd, accepted)
     yield this
     this.listening.close()
@@ -585,6 +586,23 @@ async def test_accepts_are_bounded(door: Door) -> None:
     assert 32 == len(door.accepted)
     await door.open()
     assert 40 == len(door.accepted)
+
+
+async def test_giving_way(door: Door, autojump_clock: MockClock) -> None:
+    """Before each batch for which there is no room here, others have a moment to take it."""
+    door.crowded = True
+    door.knock(40)
+    for accepted in (32, 40):
+        await door.open()
+        assert 0 == door.poller.watched[door.fd]
+        await trio.sleep(0.2)
+        assert READ == door.poller.watched[door.fd]
+        await door.open()
+        assert accepted == len(door.accepted)
+    door.crowded = False
+    door.knock(1)
+    await door.open()
+    assert 41 == len(door.accepted)
 
 
 async def test_peers_that_left_in_the_queue(door: Door) -> None:

@@ -246,7 +246,7 @@ def _refuse_two_ways_to_listen(given: Mapping[str, Given]) -> None:
 
 
 def share_out(limits: Limits, number: int, workers: int) -> Limits:
-    """Return the limits of one of several workers; their ``max_connections`` add up to the whole.
+    """Return the limits of one of several workers: their ``max_connections`` add up to the whole.
 
     Arguments:
         limits: of all.
@@ -254,7 +254,8 @@ def share_out(limits: Limits, number: int, workers: int) -> Limits:
         workers: how many there are, not more than connections.
     """
     share, rest = divmod(limits.max_connections, workers)
-    return attrs.evolve(limits, max_connections=share + (number <= rest))
+    share += number <= rest
+    return attrs.evolve(limits, max_connections=share, gives_way=workers > 1)
 
 
 def is_shared(store: str) -> bool:

@@ -81,6 +81,11 @@ class Admission:
         """Upgrades being decided and open connections."""
         return self._connections[""]
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether newcomers had better go to another process: no connection can be admitted."""
+        return self._limits.gives_way and self.connections >= self._limits.max_connections
+
     def admit_handshake(self) -> Place | Refusal:
         """Take a place for a socket that has just been accepted."""
         if self.handshakes >= self._limits.max_pending_handshakes:

@@ -44,7 +44,6 @@ def read_page(
     connections: Mapping[Connection, Upgrade],
     age_of: Callable[[Upgrade], float],
     *,
-    now: float,
     after: int,
     limit: int,
     wanted: Mapping[str, str],
@@ -53,9 +52,9 @@ def read_page(
 
     Arguments:
         name: of the process, as no other has it.
-        connections: each with its upgrade, in the order of opening.
+        connections: each with its upgrade, in the order of opening; all processes of a machine
+            share the clock of ``Upgrade.began``.
         age_of: returns seconds.
-        now: in seconds, on a clock that all processes share.
         after: the number of the last one listed, -1 for none.
         limit: the most that are listed.
         wanted: what must be true of them, by ``FILTERS``.
@@ -69,10 +68,9 @@ def read_page(
         if len(entries) == limit or size > _MAX_PAGE_BYTES:
             more = True
             break
-        age = age_of(upgrade)
-        entry = _entry(connection, upgrade, age)
+        entry = _entry(connection, upgrade, age_of(upgrade))
         size += len(msgspec.json.encode(entry))
-        marks.append((connection.number, now - age))
+        marks.append((connection.number, upgrade.began))
         entries.append(entry)
     return {
         "name": name,

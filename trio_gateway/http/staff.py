@@ -6,7 +6,6 @@ nobody asks about costs nothing for it.
 """
 
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -67,7 +66,6 @@ class Staff:
             self._name,
             {} if gateway is None else gateway.connections,
             (lambda _: 0.0) if gateway is None else gateway.age_of,
-            now=time.monotonic(),
             after=about["cursor"].get(self._name, -1),
             limit=about["limit"],
             wanted=about["wanted"],

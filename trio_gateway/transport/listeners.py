@@ -18,7 +18,7 @@ from trio_websocket import Endpoint
 from trio_gateway.errors import ListenerInUse
 from trio_gateway.transport.addresses import endpoint, local_address
 from trio_gateway.transport.pollers import Poller, open_poller
-from trio_gateway.transport.pump import OVERLOAD
+from trio_gateway.transport.pump import GIVE_WAY, OVERLOAD
 from trio_gateway.transport.sockets import PolledListener, Socket
 
 _BACK_OFF = 0.1
@@ -145,13 +145,17 @@ async def accept_streams(
     listener: AnyListener,
     serve: Callable[[trio.abc.Stream], Awaitable[None]],
     nursery: trio.Nursery,
+    gives_way: Callable[[], bool] = lambda: False,
 ) -> None:
     """Accept from a listener until cancelled; each stream is served in a task of ``nursery``.
 
-    Out of descriptors or memory it waits a moment and says so once a second, not once a try.
+    Out of descriptors or memory it waits a moment and says so once a second, not once a try; so it
+    does, saying nothing, before each stream that is better off elsewhere.
     """
     silent_until = 0.0
     while True:
+        if gives_way():
+            await trio.sleep(GIVE_WAY)
         try:
             stream = await listener.accept()
         except OSError as error:

@@ -32,6 +32,7 @@ _NEWCOMERS_PER_TURN = 8
 _ACCEPTS_PER_TURN = 32
 _DEFAULT_READ = 64 * 1024
 _BACK_OFF = 0.1
+GIVE_WAY = 0.05
 _LOG_INTERVAL = 1.0
 OVERLOAD = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
@@ -212,12 +213,16 @@ class SocketLink(Link):
 class ListeningSocket:
     """A listening socket in the pump: accepts in batches, backs off when overloaded.
 
+    Where somebody else accepts from it too, it leaves them a moment before each batch for which
+    there is no room here.
+
     Arguments:
         sock: listening and non-blocking; closed by ``close()``.
         pump: who watches it.
         timers: for the back-off.
         accepted: called with each new socket, the peer's address and the listener's; takes the
             socket over.
+        gives_way: whether the next newcomers are better off elsewhere.
     """
 
     def __init__(
@@ -226,6 +231,7 @@ class ListeningSocket:
         pump: Pump,
         timers: Timers,
         accepted: Callable[[Socket, Any, Any], None],
+        gives_way: Callable[[], bool] = lambda: False,
     ) -> None:
         if is_tcp(sock):
             # Linux hands this on to what is accepted: one system call instead of one each.
@@ -235,6 +241,8 @@ class ListeningSocket:
         self._pump = pump
         self._timers = timers
         self._accepted = accepted
+        self._gives_way = gives_way
+        self._gave_way = False
         self._silent_until = 0.0
         self.timer_tick = 0
         self._address = local_address(sock)
@@ -243,6 +251,10 @@ class ListeningSocket:
 
     def ready(self, events: int) -> None:
         """Accept what waits, at most a batch."""
+        self._gave_way = not self._gave_way and self._gives_way()
+        if self._gave_way:
+            self._rest(GIVE_WAY)
+            return
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 sock, address = self._sock.accept()
@@ -269,7 +281,7 @@ class ListeningSocket:
         """Nothing: one failed accept does not end a listener."""
 
     def expire(self) -> None:
-        """The back-off is over."""
+        """The rest is over."""
         self._pump.lobby.modify(self._fd, READ)
 
     def close(self) -> None:
@@ -281,9 +293,12 @@ class ListeningSocket:
             self._pump.lobby.forget(self._fd)
             self._sock.close()
 
-    def _back_off(self, error: OSError) -> None:
+    def _rest(self, seconds: float) -> None:
         self._pump.lobby.modify(self._fd, 0)
-        self._timers.arm(self, _BACK_OFF)
+        self._timers.arm(self, seconds)
+
+    def _back_off(self, error: OSError) -> None:
+        self._rest(_BACK_OFF)
         now = trio.current_time()
         if now >= self._silent_until:
             self._silent_until = now + _LOG_INTERVAL
