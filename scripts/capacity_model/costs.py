@@ -1,4 +1,4 @@
-"""What things cost: server CPU seconds and bytes, each measured; the README's table has the first.
+"""What things cost: server CPU seconds and bytes, each measured on a quieter day than the README's table.
 
 Figures of two shared cores; read ratios, and put your own machine's here.
 """
@@ -7,7 +7,7 @@ from typing import Final
 
 MICRO: Final = 1e-6
 
-# scripts/bench; the README's table.
+# scripts/bench.
 DELIVERY = 7.5 * MICRO  # one at a time, to 1,000
 DELIVERY_BATCHED = 0.55 * MICRO  # 16 in flight
 ECHO = 16.0 * MICRO  # a message in, a message out
@@ -19,7 +19,7 @@ RETURN = 400 * MICRO
 
 # scripts/bench --only broker: a publication of 128 bytes to 1,000 subscribers at one node, as the
 # redis-server's own CPU, and as what the node spends on it beside what it spends with memory.
-REDIS_PUBLISH = 215 * MICRO  # one at a time
-REDIS_PUBLISH_BUSY = 42 * MICRO  # 16 in flight
-NODE_PUBLISH = 800 * MICRO  # one at a time
-NODE_PUBLISH_BUSY = 120 * MICRO  # 16 in flight
+REDIS_PUBLISH = 290 * MICRO  # one at a time
+REDIS_PUBLISH_BUSY = 60 * MICRO  # 16 in flight
+NODE_PUBLISH = 1200 * MICRO  # one at a time
+NODE_PUBLISH_BUSY = 170 * MICRO  # 16 in flight
