@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from trio_gateway.apps.chat import ChatApp
-from trio_gateway.cli.options import SETTINGS
+from trio_gateway.cli.flags import SETTINGS
 from trio_gateway.hub.hub import Hub
 from trio_gateway.hub.memory import MemoryBroker
 from trio_gateway.testing import open_gateway

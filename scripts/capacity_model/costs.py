@@ -1,4 +1,4 @@
-"""What things cost: server CPU seconds and bytes, each measured on a quieter day than the README's table.
+"""What things cost: server CPU seconds and bytes, measured on quieter days than the README's.
 
 Figures of two shared cores; read ratios, and put your own machine's here.
 """

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from tests.cli.process import run, taken_port
 from trio_gateway.cli import main
+from trio_gateway.cli.flags import SETTINGS
 from trio_gateway.cli.kinds import Whole
-from trio_gateway.cli.options import SETTINGS, serve_options
+from trio_gateway.cli.options import serve_options
 from trio_gateway.cli.sources import Setting, resolve
 from trio_gateway.errors import ConfigurationError
 from trio_gateway.settings import Drain, Heartbeat, Limits, Timeouts

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trio_gateway.cli.flags import SETTINGS
 from trio_gateway.cli.kinds import BadValue, Choice, Kind, Seconds, Several, Switch, Text, Whole
-from trio_gateway.cli.options import SETTINGS
 
 KINDS: list[Kind[Any]] = [setting.kind for setting in SETTINGS]
 

@@ -29,7 +29,8 @@ from tests.docs.pages import (
     prose,
 )
 from trio_gateway.cli import program
-from trio_gateway.cli.options import SETTINGS, serve_options
+from trio_gateway.cli.flags import SETTINGS
+from trio_gateway.cli.options import serve_options
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 LANGUAGES = {

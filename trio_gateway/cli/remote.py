@@ -2,8 +2,8 @@
 
 import click
 
+from trio_gateway.cli.flags import API_TOKEN
 from trio_gateway.cli.kinds import BadValue
-from trio_gateway.cli.options import API_TOKEN
 from trio_gateway.cli.sources import variable_of
 from trio_gateway.client.target import Target
 from trio_gateway.errors import ConfigurationError

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from trio_gateway.cli.options import SETTINGS, serve_options
+from trio_gateway.cli.flags import SETTINGS
+from trio_gateway.cli.options import serve_options
 from trio_gateway.cli.sources import unknown_variables, variable_of
 
 _HELP = f"""Run the gateway: chat, notifications and their HTTP API, on one port.
