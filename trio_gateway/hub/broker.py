@@ -53,6 +53,14 @@ class Page:
     first: int = 1
 
 
+def check_page(since: Position | None, before: int | None, limit: int) -> None:
+    """Raise ValueError where ``Broker.history`` has to."""
+    if since is not None and before is not None:
+        raise ValueError("a page is read either since a position or before an offset")
+    if limit < 0:
+        raise ValueError("the limit of a page is not negative")
+
+
 @attrs.frozen(kw_only=True)
 class Retention:
     """How much history a broker keeps of each topic; the tightest bound wins.

@@ -14,7 +14,7 @@ from itertools import islice
 import attrs
 import trio
 
-from trio_gateway.hub.broker import Page, Publication, Retention
+from trio_gateway.hub.broker import Page, Publication, Retention, check_page
 from trio_gateway.hub.positions import Position
 
 # What a kept publication takes beside its payload and key: objects, links, its share of a topic.
@@ -145,10 +145,7 @@ class MemoryBroker:
         limit: int = 100,
     ) -> Page:
         """Read a page; it costs as many steps as the page ends before the latest, and is long."""
-        if since is not None and before is not None:
-            raise ValueError("a page is read either since a position or before an offset")
-        if limit < 0:
-            raise ValueError("the limit of a page is not negative")
+        check_page(since, before, limit)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._expire()
         position = self._position(topic)

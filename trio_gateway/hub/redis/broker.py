@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from trio_gateway.errors import ConfigurationError, StoreUnavailable
-from trio_gateway.hub.broker import Neighbour, Page, Publication, Retention
+from trio_gateway.hub.broker import Neighbour, Page, Publication, Retention, check_page
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.redis.address import Address, parse_address
 from trio_gateway.hub.redis.failures import FAILURES, explain, is_lasting
@@ -174,10 +174,7 @@ class RedisBroker:
         limit: int = 100,
     ) -> Page:
         """Read a page, with one script."""
-        if since is not None and before is not None:
-            raise ValueError("a page is read either since a position or before an offset")
-        if limit < 0:
-            raise ValueError("the limit of a page is not negative")
+        check_page(since, before, limit)
         mode, at = "new", Position("", 0)
         if since is not None:
             mode, at = "since", since

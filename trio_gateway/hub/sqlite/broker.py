@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from trio_gateway.errors import ConfigurationError, StoreUnavailable
-from trio_gateway.hub.broker import Page, Publication, Retention
+from trio_gateway.hub.broker import Page, Publication, Retention, check_page
 from trio_gateway.hub.positions import Position
 from trio_gateway.hub.sqlite.feeds import Feeds
 from trio_gateway.hub.sqlite.lock import FileLock
@@ -182,10 +182,7 @@ class SqliteBroker:
         limit: int = 100,
     ) -> Page:
         """Read a page."""
-        if since is not None and before is not None:
-            raise ValueError("a page is read either since a position or before an offset")
-        if limit < 0:
-            raise ValueError("the limit of a page is not negative")
+        check_page(since, before, limit)
         _check_text(topic)
         return await self._read(Store.page, topic, since, before, limit, self._clock())
 
