@@ -70,8 +70,9 @@ def test_counts(cls: type[Any], name: str) -> None:
     else:
         with pytest.raises(TypeError, match=name):
             cls(**{name: None})
+    one: Any = {name: 1}
     if cls is Limits:
-        assert 1 == getattr(cls(**{name: 1}), name)
+        assert 1 == getattr(cls(**one), name)
 
 
 @pytest.mark.parametrize(
